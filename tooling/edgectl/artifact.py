@@ -1,0 +1,125 @@
+"""What `edgectl build` writes: one folder with the model, a manifest and a golden input/output pair."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgectl.errors import UserError
+
+FORMAT_VERSION = 1
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class TensorSpec(_Strict):
+    """Shape and dtype of one input or output (`float32` only, for now)."""
+
+    shape: list[int]
+    dtype: str
+
+
+class Layer(_Strict):
+    """One layer as it runs: the PyTorch module path, and what was found in its weights.
+
+    `rate` is weights / non-zeros; `scheme` is what the packer recognised (`dense` when nothing is zero).
+    `runner` is `edge`, `xnnpack` or `executorch`.
+    """
+
+    name: str
+    op: str
+    runner: Literal["edge", "xnnpack", "executorch"]
+    input_shape: list[int]
+    output_shape: list[int]
+    scheme: str = "dense"
+    rate: float = 1.0
+    weights: int = 0
+    nonzeros: int = 0
+    bits: int = 32
+    macs: int = 0
+    effective_macs: int = 0
+    bytes: int = 0
+    block: int = 0
+    fused: list[str] = []
+
+
+class Manifest(_Strict):
+    """manifest.json."""
+
+    format_version: int = FORMAT_VERSION
+    edgectl: str
+    plan_version: int
+    format: Literal["pte"]
+    model: str
+    recipe: dict[str, Any]
+    git_revision: str | None
+    sha256: dict[str, str]
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    layers: list[Layer]
+
+
+class Artifact:
+    """A built artifact on disk. Opening it checks the manifest and the files' hashes."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Artifact:
+        """Reads and checks an artifact.
+
+        Raises:
+            UserError: no such artifact, another format version, or a file that is missing or differs from its hash.
+        """
+        folder = Path(folder)
+        path = folder / "manifest.json"
+        if not path.is_file():
+            raise UserError(f"{folder} is not an artifact: it has no manifest.json. Make one with `edgectl build`.")
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            version = raw.get("format_version") if isinstance(raw, dict) else None
+        except (ValueError, OSError) as error:
+            raise UserError(f"{path} cannot be read as JSON: {error}") from error
+        if version != FORMAT_VERSION:
+            raise UserError(
+                f"{folder} has artifact format version {version}, this edgectl reads {FORMAT_VERSION}: build it again."
+            )
+        try:
+            manifest = Manifest.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UserError(f"{path} is damaged at {where}: {first['msg']}. Build the artifact again.") from error
+        artifact = cls(folder, manifest)
+        for name, digest in manifest.sha256.items():
+            file = (folder / name).resolve()
+            if not file.is_relative_to(folder.resolve()) or not file.is_file():
+                raise UserError(f"{folder} lacks {name}: build the artifact again.")
+            if sha256(file) != digest:
+                raise UserError(f"{folder / name} differs from the hash in its manifest: build the artifact again.")
+        return artifact
+
+    @property
+    def model(self) -> Path:
+        """Path of the model file."""
+        return self.folder / self.manifest.model
+
+    def golden(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The golden inputs and the outputs that PyTorch computed for them with the same (pruned) weights."""
+        load = lambda kind, n: [np.load(self.folder / f"golden/{kind}_{i}.npy", allow_pickle=False) for i in range(n)]  # noqa: E731
+        return load("input", len(self.manifest.inputs)), load("output", len(self.manifest.outputs))
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

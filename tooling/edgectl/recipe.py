@@ -1,0 +1,176 @@
+"""What to build: a TOML recipe naming a model, a compression plan and a target, checked before anything runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+
+from edgectl.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SchemeName = Literal["unstructured", "filter", "pattern", "block_punched", "block_column"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSpec(_Strict):
+    """`[model]`: a Python file next to the recipe and a function in it that returns an `nn.Module`."""
+
+    file: str
+    factory: str
+    args: dict[str, Any] = {}
+    weights: str | None = None
+    input: list[int] = Field(min_length=1, max_length=4)
+    task: Literal["sr", "classify", "detect2d", "detect3d"] | None = None
+    scale: int | None = Field(default=None, ge=1)
+
+    @field_validator("input")
+    @classmethod
+    def _positive(cls, value: list[int]) -> list[int]:
+        if any(size < 1 for size in value):
+            raise ValueError("every size must be at least 1")
+        return value
+
+
+class PruneRule(_Strict):
+    """`[[prune]]`: the layers whose module path matches the glob `match` get `scheme` at `rate` (weights / non-zeros)."""
+
+    match: str
+    scheme: SchemeName
+    rate: float = Field(ge=1, allow_inf_nan=False)
+    block: tuple[int, int] | None = None
+    connectivity: float | None = Field(default=None, ge=1, allow_inf_nan=False)
+
+
+class TargetSpec(_Strict):
+    """`[target]`: the format to compile to."""
+
+    format: Literal["pte"] = "pte"
+
+
+class Recipe(_Strict):
+    """A whole recipe. `Recipe.load` is the way to make one."""
+
+    model: ModelSpec
+    prune: list[PruneRule] = []
+    target: TargetSpec = TargetSpec()
+    _path: Path = PrivateAttr(default=Path("recipe.toml"))
+
+    @property
+    def path(self) -> Path:
+        """Where the recipe was read from; files it names are relative to its folder."""
+        return self._path
+
+    @classmethod
+    def load(cls, path: Path | str) -> Recipe:
+        """Reads and checks a recipe.
+
+        Raises:
+            UserError: the file is missing or not TOML, or a key, scheme, rate or shape is not one that edgectl knows.
+        """
+        path = Path(path)
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError(f"There is no recipe at {path}.") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} cannot be read: {error}.") from error
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"{path} is not valid TOML: {error}.") from error
+        try:
+            recipe = cls.model_validate(raw)
+        except ValidationError as error:
+            raise UserError(f"{path}: {_first_problem(error)}") from error
+        recipe._path = path
+        return recipe
+
+    def beside(self, name: str) -> Path:
+        """The path of a file that the recipe names."""
+        return self._path.parent / name
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        return f"unknown key `{where}`; remove it or correct its name."
+    if kind == "missing":
+        return f"the key `{where}` is missing."
+    if kind == "literal_error":
+        return f"`{where}` is {problem['input']!r}, but must be one of {problem['ctx']['expected']}."
+    return f"`{where}` is {problem['input']!r}: {problem['msg'].lower()}."
+
+
+def load_model(recipe: Recipe) -> nn.Module:
+    """Runs the recipe's factory and loads its weights. The module comes back in eval mode, float32, on the CPU.
+
+    The model file is the user's own Python and is executed; the weights are safetensors and are not.
+
+    Raises:
+        UserError: a file is missing, the factory is missing or fails, or the weights do not fit the module.
+    """
+    from torch import nn  # noqa: PLC0415
+
+    spec = recipe.model
+    factory = _load_factory(recipe.beside(spec.file), spec.factory)
+    try:
+        model = factory(**spec.args)
+    except Exception as error:
+        raise UserError(f"{spec.factory}(**{spec.args}) in {recipe.beside(spec.file)} failed: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{spec.factory} in {spec.file} must return a torch.nn.Module, not {type(model).__name__}.")
+    if spec.weights is not None:
+        load_weights(model, recipe.beside(spec.weights))
+    return model.eval()
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Loads a safetensors file into a module, strictly.
+
+    Raises:
+        UserError: the file is missing, damaged, or its names or shapes are not the module's.
+    """
+    from safetensors import SafetensorError  # noqa: PLC0415
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    if not path.is_file():
+        raise UserError(f"There is no weights file at {path}.")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a readable safetensors file: {error}.") from error
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:300]
+        raise UserError(f"The weights in {path} do not fit the model: {first}") from error
+
+
+def _load_factory(file: Path, name: str) -> Any:
+    if not file.is_file():
+        raise UserError(f"There is no model file at {file}.")
+    spec = importlib.util.spec_from_file_location(f"edgectl_model_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{file} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(file.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        raise UserError(f"{file} has no function `{name}`.")
+    return factory
