@@ -1,4 +1,5 @@
-// The block-sparse convolution and linear kernels: one format (PackedHeader in edge/plan_format.h), one template per ISA.
+// The block-sparse convolution and linear kernels: one format (PackedHeader in edge/plan_format.h),
+// one template per ISA.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -33,15 +34,15 @@ struct ConvArgs {
   PackedView packed;
   Epilogue epilogue;
   const float* in;
-  int64_t in_n, in_h;        // strides of the input (its channel stride is inside the entries' offsets)
+  int64_t in_n, in_h;  // strides of the input (its channel stride is inside the entries' offsets)
   float* out;
   int64_t out_n, out_c, out_h;
-  const float* residual;     // or null
+  const float* residual;  // or null
   int64_t res_n, res_c, res_h;
-  int32_t n, h, w;           // of the output
-  // True when stores may also cover the columns between a row's end and the next row's start, in the output and (as reads) the
-  // residual: the caller zeroes the output's halo afterwards. Then, when out_h == in_h (and res_h == in_h), a plane can run as
-  // one flattened row.
+  int32_t n, h, w;  // of the output
+  // True when stores may also cover the columns between a row's end and the next row's start, in
+  // the output and (as reads) the residual: the caller zeroes the output's halo afterwards. Then,
+  // when out_h == in_h (and res_h == in_h), a plane can run as one flattened row.
   bool may_write_gaps;
 };
 
@@ -51,16 +52,17 @@ struct LinearArgs {
   const float* in;
   int64_t in_n;
   float* out;
-  int64_t out_n, out_c;      // out element (n, f) at n * out_n + f * out_c
-  const float* residual;     // or null
+  int64_t out_n, out_c;   // out element (n, f) at n * out_n + f * out_c
+  const float* residual;  // or null
   int64_t res_n, res_c;
-  int32_t n;                 // rows
+  int32_t n;  // rows
 };
 
 enum class Isa : int { kFallback = 0, kAvx2 = 1, kAvx512 = 2, kNeon = 3 };
 const char* IsaName(Isa isa);
 bool IsaSupported(Isa isa);  // compiled in and present on this CPU
-// The best supported, or the one named in the environment variable EDGE_ISA (fallback, avx2, avx512, neon) when it is supported.
+// The best supported, or the one named in the environment variable EDGE_ISA (fallback, avx2,
+// avx512, neon) when it is supported.
 Isa ActiveIsa();
 
 void Conv(const ConvArgs& args, ThreadPool* pool, Isa isa);

@@ -1,0 +1,184 @@
+// Chooses the kernels for this CPU and cuts a convolution or linear layer into jobs for them.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/conv/conv.h"
+#include "kernels/conv/kernel_table.h"
+#include "kernels/conv/schedule.h"
+
+namespace edge {
+namespace {
+
+constexpr Isa kBestFirst[] = {Isa::kAvx512, Isa::kAvx2, Isa::kNeon, Isa::kFallback};
+
+Isa ChooseIsa() {
+  if (const char* wanted = std::getenv("EDGE_ISA")) {
+    for (Isa isa : kBestFirst) {
+      if (std::strcmp(wanted, IsaName(isa)) == 0 && IsaSupported(isa)) return isa;
+    }
+  }
+  for (Isa isa : kBestFirst) {
+    if (IsaSupported(isa)) return isa;
+  }
+  return Isa::kFallback;
+}
+
+// One convolution with what all its jobs share.
+class ConvRun {
+ public:
+  ConvRun(const ConvArgs& args, const ConvKernel& kernel, const ConvSchedule& schedule)
+      : a_(args),
+        kernel_(kernel),
+        s_(schedule),
+        units_per_block_(args.packed.block / kernel.lanes) {}
+
+  void Tasks(size_t begin, size_t end) const {
+    for (size_t t = begin; t < end; ++t) {
+      const int64_t task = static_cast<int64_t>(t);
+      const int64_t strip = s_.filters_outer ? task % s_.strips : task / s_.groups;
+      const int64_t group = s_.filters_outer ? task / s_.strips : task % s_.groups;
+      Task(strip, group);
+    }
+  }
+
+ private:
+  void Task(int64_t strip, int64_t group) const {
+    const int64_t across = (s_.cols + s_.strip_cols - 1) / s_.strip_cols;
+    const int64_t down = (s_.rows + s_.strip_rows - 1) / s_.strip_rows;
+    const int64_t n = strip / (across * down);
+    const int64_t y = strip / across % down * s_.strip_rows;
+    const int64_t x = strip % across * s_.strip_cols;
+    ConvJob job{};
+    job.rows = static_cast<int32_t>(std::min<int64_t>(s_.strip_rows, s_.rows - y));
+    job.cols = static_cast<int32_t>(std::min<int64_t>(s_.strip_cols, s_.cols - x));
+    job.in = a_.in + n * a_.in_n + y * a_.in_h + x;
+    job.in_h = a_.in_h;
+    job.out = a_.out + n * a_.out_n + y * a_.out_h + x;
+    job.out_c = a_.out_c;
+    job.out_h = a_.out_h;
+    if (a_.residual != nullptr) job.residual = a_.residual + n * a_.res_n + y * a_.res_h + x;
+    job.res_c = a_.res_c;
+    job.res_h = a_.res_h;
+    job.may_overlap = a_.residual != a_.out;
+    job.epilogue = &a_.epilogue;
+    const int64_t units = int64_t{a_.packed.n_blocks} * units_per_block_;
+    const int64_t last = std::min(units, (group + 1) * s_.group_size);
+    for (int64_t unit = group * s_.group_size; unit < last; ++unit) Unit(unit, &job);
+  }
+
+  void Unit(int64_t unit, ConvJob* job) const {
+    const PackedView& p = a_.packed;
+    const int64_t block = unit / units_per_block_;
+    const int64_t lane = unit % units_per_block_ * kernel_.lanes;
+    const uint32_t first = p.row_ptr[block];
+    job->filters = p.filters + block * p.block + lane;
+    if (std::all_of(job->filters, job->filters + kernel_.lanes,
+                    [](uint32_t f) { return f == kNone; })) {
+      return;
+    }
+    job->offsets = p.offsets + first;
+    job->n_entries = p.row_ptr[block + 1] - first;
+    job->weights = p.weights + int64_t{first} * p.block + lane;
+    job->weights_stride = p.block;
+    job->bias = p.bias + block * p.block + lane;
+    job->lanes = kernel_.lanes;
+    kernel_.run(*job);
+  }
+
+  const ConvArgs& a_;
+  const ConvKernel& kernel_;
+  const ConvSchedule& s_;
+  const int64_t units_per_block_;
+};
+
+void LinearBlocks(const LinearArgs& a, const LinearKernel& kernel, size_t begin, size_t end) {
+  const PackedView& p = a.packed;
+  for (size_t block = begin; block < end; ++block) {
+    const uint32_t first = p.row_ptr[block];
+    LinearJob job{};
+    job.offsets = p.offsets + first;
+    job.n_entries = p.row_ptr[block + 1] - first;
+    job.weights = p.weights + int64_t{first} * p.block;
+    job.bias = p.bias + block * p.block;
+    job.filters = p.filters + block * p.block;
+    job.lanes = static_cast<int32_t>(p.block);
+    job.in = a.in;
+    job.in_n = a.in_n;
+    job.out = a.out;
+    job.out_n = a.out_n;
+    job.out_c = a.out_c;
+    job.residual = a.residual;
+    job.res_n = a.res_n;
+    job.res_c = a.res_c;
+    job.rows = a.n;
+    job.epilogue = &a.epilogue;
+    kernel.run(job);
+  }
+}
+
+}  // namespace
+
+const char* IsaName(Isa isa) {
+  switch (isa) {
+    case Isa::kFallback:
+      return "fallback";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kNeon:
+      return "neon";
+  }
+  return "unknown";
+}
+
+bool IsaSupported(Isa isa) {
+  switch (isa) {
+    case Isa::kFallback:
+      return true;
+    default:
+      return false;
+  }
+}
+
+Isa ActiveIsa() {
+  static const Isa isa = ChooseIsa();
+  return isa;
+}
+
+const KernelTable& KernelsOf(Isa isa) {
+  switch (isa) {
+    default:
+      return kFallbackKernels;
+  }
+}
+
+int BlockIndex(uint32_t block) {
+  int index = 0;
+  while (index + 1 < kBlockSizes && (1u << index) < block) ++index;
+  return index;
+}
+
+void Conv(const ConvArgs& args, ThreadPool* pool, Isa isa) {
+  if (args.n <= 0 || args.h <= 0 || args.w <= 0) return;
+  const ConvKernel& kernel = KernelsOf(isa).conv[BlockIndex(args.packed.block)];
+  const ConvSchedule schedule = PlanConv(args, kernel.lanes, kernel.tile, pool->threads());
+  const ConvRun run(args, kernel, schedule);
+  pool->ParallelFor(static_cast<size_t>(schedule.strips * schedule.groups), 1,
+                    [&run](size_t begin, size_t end) { run.Tasks(begin, end); });
+}
+
+void Linear(const LinearArgs& args, ThreadPool* pool, Isa isa) {
+  if (args.n <= 0) return;
+  const LinearKernel& kernel = KernelsOf(isa).linear[BlockIndex(args.packed.block)];
+  // Waking a thread costs some microseconds: give it at least as much to do.
+  constexpr int64_t kGrainMacs = 32 * 1024;
+  const int64_t blocks = std::max<int64_t>(1, args.packed.n_blocks);
+  const int64_t macs = int64_t{args.packed.n_entries} * args.packed.block * args.n / blocks;
+  const int64_t grain = std::clamp<int64_t>(kGrainMacs / std::max<int64_t>(1, macs), 1, blocks);
+  pool->ParallelFor(args.packed.n_blocks, static_cast<size_t>(grain),
+                    [&](size_t begin, size_t end) { LinearBlocks(args, kernel, begin, end); });
+}
+
+}  // namespace edge

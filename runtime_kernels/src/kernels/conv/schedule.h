@@ -1,0 +1,25 @@
+// In which pieces and in which order a convolution is run.
+#pragma once
+#include <cstdint>
+
+#include "kernels/conv/conv.h"
+
+namespace edge {
+
+// A plane of `rows` rows of `cols` pixels is cut into strips of strip_rows x strip_cols, the list
+// of sub-blocks into groups. A task is one group over one strip. Inside a task sub-blocks are the
+// outer loop.
+struct ConvSchedule {
+  int32_t rows, cols;
+  int32_t strip_rows, strip_cols;
+  int64_t strips;      // of all n planes
+  int64_t group_size;  // sub-blocks a group
+  int64_t groups;
+  bool filters_outer;  // order of tasks: all strips of a group, then the next group; otherwise all
+                       // groups of a strip first
+};
+
+// `lanes`, `tile`: filters and pixels that the microkernel computes together.
+ConvSchedule PlanConv(const ConvArgs& args, int32_t lanes, int32_t tile, size_t threads);
+
+}  // namespace edge
