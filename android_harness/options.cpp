@@ -1,0 +1,102 @@
+#include "options.h"
+
+#include <sched.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "failure.h"
+
+namespace harness {
+
+const char kUsage[] =
+    "usage: runner --model M.pte [--input F.npy|F.raw]... [--output PREFIX] [--warmup N] [--runs "
+    "N]\n"
+    "              [--threads N] [--cpu-mask HEX] [--etdump F]\n"
+    "Runs a model and prints one JSON document. Inputs that are not given are zeros.\n"
+    "example: runner --model model.pte --input x.npy --output y --runs 20 --threads 1\n";
+
+namespace {
+
+int ParseCount(const std::string& flag, const char* text, int least, int most) {
+  char* end = nullptr;
+  errno = 0;
+  const long value = std::strtol(text, &end, 10);
+  if (end == text || *end != '\0' || errno != 0 || value < least || value > most) {
+    throw Failure("usage", flag + " needs a whole number from " + std::to_string(least) + " to " +
+                               std::to_string(most) + ", not " + text + ".");
+  }
+  return static_cast<int>(value);
+}
+
+void ParseOne(const std::string& flag, const char* value, Options* options) {
+  if (flag == "--model") {
+    options->model = value;
+  } else if (flag == "--input") {
+    options->inputs.emplace_back(value);
+  } else if (flag == "--output") {
+    options->output = value;
+  } else if (flag == "--etdump") {
+    options->etdump = value;
+  } else if (flag == "--cpu-mask") {
+    options->cpu_mask = value;
+  } else if (flag == "--warmup") {
+    options->warmup = ParseCount(flag, value, 0, 1000000);
+  } else if (flag == "--runs") {
+    options->runs = ParseCount(flag, value, 1, 1000000);
+  } else if (flag == "--threads") {
+    options->threads = ParseCount(flag, value, 1, 256);
+  } else {
+    throw Failure("usage", "There is no argument " + flag + "; see --help.");
+  }
+}
+
+int HexDigit(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+  return -1;
+}
+
+}  // namespace
+
+Options ParseOptions(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i < argc; i += 2) {
+    const std::string flag = argv[i];
+    if (flag == "--help" || flag == "-h") {
+      options.help = true;
+      return options;
+    }
+    if (i + 1 == argc) {
+      throw Failure("usage", flag + " needs a value; see --help.");
+    }
+    ParseOne(flag, argv[i + 1], &options);
+  }
+  if (options.model.empty()) throw Failure("usage", "Name a model with --model; see --help.");
+  return options;
+}
+
+void ApplyCpuMask(const std::string& mask) {
+  const size_t start = mask.compare(0, 2, "0x") == 0 ? 2 : 0;
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  size_t bit = 0;
+  for (size_t i = mask.size(); i > start; --i, bit += 4) {
+    const int digit = HexDigit(mask[i - 1]);
+    if (digit < 0) {
+      throw Failure("usage", "--cpu-mask needs a hexadecimal number, not " + mask + ".");
+    }
+    for (int k = 0; k < 4; ++k) {
+      if (((digit >> k) & 1) != 0 && bit + k < CPU_SETSIZE) CPU_SET(bit + k, &cpus);
+    }
+  }
+  if (CPU_COUNT(&cpus) == 0) throw Failure("usage", "--cpu-mask " + mask + " names no CPU.");
+  if (sched_setaffinity(0, sizeof cpus, &cpus) != 0) {
+    throw Failure("usage", "--cpu-mask " + mask +
+                               " cannot be used on this device: " + std::strerror(errno) + ".");
+  }
+}
+
+}  // namespace harness

@@ -1,0 +1,30 @@
+// The runner's command line.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace harness {
+
+struct Options {
+  std::string model;
+  std::vector<std::string> inputs;  // .npy, or raw bytes; the inputs that are not given are zeros
+  std::string output;               // prefix of the outputs' files; empty: they are not written
+  std::string etdump;               // empty: no event tracer is attached
+  int warmup = 1;
+  int runs = 1;
+  int threads = 0;       // 0: as many as ExecuTorch chooses
+  std::string cpu_mask;  // hexadecimal, bit i is CPU i; empty: wherever the system likes
+  bool help = false;
+};
+
+extern const char kUsage[];
+
+// Throws Failure("usage") when an argument is unknown, incomplete or out of range.
+Options ParseOptions(int argc, char** argv);
+
+// Keeps this process, and the threads it starts from now on, to the CPUs of a hexadecimal mask.
+// Throws Failure("usage").
+void ApplyCpuMask(const std::string& mask);
+
+}  // namespace harness
