@@ -1,0 +1,1 @@
+"""What a model is for: the data, loss and metric of each task."""
