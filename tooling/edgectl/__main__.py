@@ -1,0 +1,5 @@
+"""`python -m edgectl`: the same as the command `edgectl`."""
+
+from edgectl.cli import main
+
+main()

@@ -1,0 +1,72 @@
+"""`edgectl build`: a recipe becomes an artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edgectl.lowering import BuildResult
+
+
+def command(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file: model, pruning, target.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to make.")],
+    explain: Annotated[bool, typer.Option("--explain", help="Print, op by op, who runs it and why.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace DIR if it is an artifact already.")] = False,
+) -> None:
+    """Prune and compile a model as RECIPE says, into the artifact folder DIR.
+
+    Example: edgectl build models/wdsr/x4_pruned.toml --out out/pruned --explain
+    """
+    from edgectl.cli.console import progress
+    from edgectl.lowering import build
+    from edgectl.recipe import Recipe
+
+    plan = Recipe.load(recipe)
+    with progress() as say:
+        result = build(plan, out, force=force, progress=lambda message: say(message, None))
+    _print_layers(result)
+    if explain:
+        _print_explain(result)
+
+
+def _print_layers(result: BuildResult) -> None:
+    from edgectl.cli.console import count, output, shape, table
+
+    manifest = result.artifact.manifest
+    layers = table("layer", "op", "shape", "scheme", ">rate", ">non-zeros", ">MACs", ">bytes", "runs on")
+    for layer in manifest.layers:
+        weighted = layer.weights > 0
+        layers.add_row(
+            layer.name,
+            layer.op,
+            shape(layer.output_shape),
+            layer.scheme if weighted else "",
+            f"{layer.rate:.2f}" if weighted else "",
+            count(layer.nonzeros) if weighted else "",
+            count(layer.macs) if layer.macs else "",
+            count(layer.bytes) if layer.bytes else "",
+            layer.runner,
+        )
+    nonzeros, weights = (count(sum(getattr(layer, n) for layer in manifest.layers)) for n in ("nonzeros", "weights"))
+    size = result.artifact.model.stat().st_size
+    console = output()
+    console.print(layers)
+    facts = (
+        f"{len(manifest.layers)} layers, {nonzeros} of {weights} weights are not zero, {manifest.model} {count(size)}B"
+    )
+    console.print(f"\n{result.artifact.folder}: {facts}", soft_wrap=True)
+
+
+def _print_explain(result: BuildResult) -> None:
+    from edgectl.cli.console import output, table
+
+    rows = table("node", "op", "layer", "runs on", "why", title="Who runs it, and why")
+    for placement in result.explain:
+        rows.add_row(placement.node, placement.op, placement.layer, placement.runner, placement.reason)
+    console = output()
+    console.print()
+    console.print(rows)

@@ -1,0 +1,245 @@
+"""Runs an artifact on a device: pushes the runner and the model, starts it, reads its JSON, fetches its outputs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from edgectl.artifact import Artifact
+from edgectl.device import Device, Progress, PushResult
+from edgectl.errors import ToolError, UserError
+from edgectl.native import runner_bundle
+
+RUNNER_FOLDER = "runner"
+GOLDEN_TOLERANCE = 1e-3
+_TIMEOUT_SECONDS = 3600.0
+
+
+class Reply(BaseModel):
+    """What the runner says of a good run; times in ns of the device's own clock."""
+
+    version: int
+    threads: int
+    warmup: int
+    load_ns: int
+    runs_ns: list[int]
+    peak_rss_kb: int
+    outputs: list[dict[str, Any]]
+
+
+class Session:
+    """An artifact on a device, ready to run. `Session.open` pushes what the device lacks."""
+
+    def __init__(self, artifact: Artifact, device: Device, command: Sequence[str], pushed: list[PushResult]) -> None:
+        self.artifact = artifact
+        self.device = device
+        self.pushed = pushed
+        self._command = list(command)
+        self._folder = remote_folder(artifact)
+
+    @classmethod
+    def open(cls, artifact: Artifact, device: Device, progress: Progress | None = None) -> Session:
+        """Pushes the runner, the model and its golden inputs; files that are there already are left alone.
+
+        Raises:
+            ToolError: the runner cannot be built, or the device fails.
+        """
+        bundle = runner_bundle(device.target, progress=progress)
+        golden = {
+            f"golden_{i}.npy": artifact.folder / f"golden/input_{i}.npy" for i in range(len(artifact.manifest.inputs))
+        }
+        files = {"model.pte": artifact.model, **golden}
+        pushed = [
+            device.push(bundle.files, RUNNER_FOLDER, progress=progress),
+            device.push(files, remote_folder(artifact), progress=progress),
+        ]
+        return cls(artifact, device, bundle.command, pushed)
+
+    def run(
+        self,
+        inputs: Sequence[np.ndarray] | None = None,
+        *,
+        want_outputs: bool = False,
+        warmup: int = 0,
+        runs: int = 1,
+        threads: int = 1,
+        cpu_mask: str | None = None,
+        etdump: Path | None = None,
+    ) -> tuple[Reply, list[np.ndarray]]:
+        """Runs the model on `inputs` (None: the golden ones); returns the runner's reply and, if wanted, the outputs.
+
+        Args:
+            cpu_mask: hexadecimal mask of the cores to run on.
+            etdump: where to keep the profile; None runs without a profiler.
+
+        Raises:
+            ToolError: the device or the runner fails, or what it returned cannot be read.
+        """
+        mark = uuid.uuid4().hex[:12]
+        remote: list[str] = []  # what this run leaves in the artifact's folder on the device
+        try:
+            names = self._push_inputs(inputs, mark, remote)
+            arguments = ["--model", self._path("model.pte")]
+            for name in names:
+                arguments += ["--input", self._path(name)]
+            arguments += ["--warmup", str(warmup), "--runs", str(runs), "--threads", str(threads)]
+            if cpu_mask is not None:
+                arguments += ["--cpu-mask", cpu_mask]
+            if etdump is not None:
+                remote.append(f"{mark}.etdp")
+                arguments += ["--etdump", self._path(remote[-1])]
+            if want_outputs:
+                outputs = [f"{mark}_{i}.npy" for i in range(len(self.artifact.manifest.outputs))]
+                remote += outputs
+                arguments += ["--output", self._path(mark)]
+            reply = self._reply(arguments)
+            if etdump is not None:
+                self.device.pull(f"{mark}.etdp", etdump, self._folder)
+            return reply, [self._pull_array(name) for name in outputs] if want_outputs else []
+        finally:
+            if remote:
+                with contextlib.suppress(
+                    ToolError
+                ):  # the device may be gone; its next push does not trip over leftovers
+                    self.device.run(["rm", "-f", *remote], folder=self._folder, timeout=30)
+
+    def check_golden(self, threads: int = 1) -> float:
+        """Runs the golden inputs; returns the largest difference from PyTorch's outputs, over their largest value.
+
+        Raises:
+            ToolError: the difference is above 1e-3, or the run fails.
+        """
+        _, outputs = self.run(want_outputs=True, threads=threads)
+        _, wanted = self.artifact.golden()
+        worst = max(relative_difference(got, want) for got, want in zip(outputs, wanted, strict=True))
+        if not worst <= GOLDEN_TOLERANCE:
+            raise ToolError(
+                f"checking {self.artifact.folder} on {self.device.name}",
+                f"its output differs from PyTorch's by {worst:.2e} of the largest value, "
+                f"and {GOLDEN_TOLERANCE:.0e} is allowed",
+            )
+        return worst
+
+    def _path(self, name: str) -> str:
+        return f"{self.device.workdir}/{self._folder}/{name}"
+
+    def _push_inputs(self, inputs: Sequence[np.ndarray] | None, mark: str, remote: list[str]) -> list[str]:
+        if inputs is None:
+            return [f"golden_{i}.npy" for i in range(len(self.artifact.manifest.inputs))]
+        names = [f"{mark}_in_{i}.npy" for i in range(len(inputs))]
+        remote += names
+        with tempfile.TemporaryDirectory(prefix="edgectl-") as folder:
+            files = {name: Path(folder) / name for name in names}
+            for path, array in zip(files.values(), inputs, strict=True):
+                np.save(path, np.ascontiguousarray(array, dtype=np.float32), allow_pickle=False)
+            self.device.push(files, self._folder)
+        return names
+
+    def _pull_array(self, name: str) -> np.ndarray:
+        with tempfile.TemporaryDirectory(prefix="edgectl-") as folder:
+            local = Path(folder) / name
+            self.device.pull(name, local, self._folder)
+            try:
+                array: np.ndarray = np.load(local, allow_pickle=False)
+            except (ValueError, OSError, EOFError) as error:
+                raise ToolError(f"reading an output of {self.device.name}", str(error)) from error
+            return array
+
+    def _reply(self, arguments: Sequence[str]) -> Reply:
+        step = f"running {self.artifact.folder.name} on {self.device.name}"
+        result = self.device.run(
+            [*self._command, *arguments],
+            folder=RUNNER_FOLDER,
+            timeout=_TIMEOUT_SECONDS,
+            label=self.artifact.folder.name,
+        )
+        try:
+            document = json.loads(result.stdout)
+        except ValueError:
+            document = None
+        if isinstance(document, dict) and isinstance(document.get("error"), dict):
+            raise ToolError(step, str(document["error"].get("message", document["error"])))
+        if result.code != 0 or document is None:
+            said = (result.stderr.strip() or result.stdout.strip())[-1500:]
+            raise ToolError(step, f"the runner ended with code {result.code}" + (f": {said}" if said else ""))
+        try:
+            return Reply.model_validate(document)
+        except ValidationError as error:
+            raise ToolError(step, f"the runner's reply cannot be read: {error.errors()[0]['msg']}") from error
+
+
+def execute(
+    artifact: Artifact,
+    device: Device,
+    inputs: Sequence[np.ndarray],
+    *,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> list[np.ndarray]:
+    """Runs an artifact once on a device: float32 inputs in, float32 outputs out.
+
+    Raises:
+        UserError: the inputs are not of the artifact's shapes.
+        ToolError: the device or the runner fails.
+    """
+    wanted = [tuple(spec.shape) for spec in artifact.manifest.inputs]
+    given = [array.shape for array in inputs]
+    if wanted != given:
+        raise UserError(f"{artifact.folder} takes inputs of shapes {wanted}, not {given}.")
+    session = Session.open(artifact, device, progress)
+    if progress:
+        progress(f"running on {device.name}", None)
+    _, outputs = session.run(inputs, want_outputs=True, threads=threads)
+    return outputs
+
+
+def reference(artifact: Artifact, recipe_path: Path, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """What PyTorch computes for `inputs` with the weights, pruned as the recipe says, that the artifact was built from.
+
+    Raises:
+        UserError: the artifact was built from another recipe, or the recipe does not load.
+    """
+    import torch  # noqa: PLC0415
+
+    from edgectl.compress.prune import prune_oneshot  # noqa: PLC0415
+    from edgectl.recipe import Recipe, load_model  # noqa: PLC0415
+
+    recipe = Recipe.load(recipe_path)
+    if recipe.model_dump(mode="json") != artifact.manifest.recipe:
+        raise UserError(f"{artifact.folder} was not built from {recipe_path}: build it again, or name its own recipe.")
+    model = load_model(recipe)
+    if recipe.prune:
+        prune_oneshot(model, recipe.prune)
+    with torch.inference_mode():
+        result = model(*(torch.from_numpy(array) for array in inputs))
+    return [tensor.numpy() for tensor in (result if isinstance(result, (tuple, list)) else [result])]
+
+
+def remote_folder(artifact: Artifact) -> str:
+    """Where an artifact lives below a device's work folder: by content, so that two of one name do not mix."""
+    return f"artifacts/{model_hash(artifact)[:16]}"
+
+
+def model_hash(artifact: Artifact) -> str:
+    """SHA-256 of the model file, from the manifest."""
+    return artifact.manifest.sha256[artifact.manifest.model]
+
+
+def largest_difference(got: np.ndarray, want: np.ndarray) -> float:
+    """max |got - want|; infinite for other shapes or NaN."""
+    if got.shape != want.shape or not np.isfinite(got).all():
+        return float("inf")
+    return float(np.abs(got.astype(np.float64) - want).max(initial=0.0))
+
+
+def relative_difference(got: np.ndarray, want: np.ndarray) -> float:
+    """`largest_difference` over max |want| (over 1 where `want` is all zero)."""
+    return largest_difference(got, want) / (float(np.abs(want).max(initial=0.0)) or 1.0)
