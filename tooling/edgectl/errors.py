@@ -1,4 +1,4 @@
-"""The two kinds of failure a user sees: their mistake (exit code 2) and a tool's or a device's failure (exit code 1)."""
+"""The two kinds of failure: a user's mistake (exit code 2), and a tool's or a device's failure (exit code 1)."""
 
 from __future__ import annotations
 

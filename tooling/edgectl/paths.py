@@ -22,7 +22,7 @@ def cache_root() -> Path:
 
 
 def state_root() -> Path:
-    """``$EDGECTL_HOME``, or ``edgectl`` under ``$XDG_STATE_HOME`` or ``~/.local/state``: the history, running emulators."""
+    """``$EDGECTL_HOME``, or ``edgectl`` under ``$XDG_STATE_HOME`` or ``~/.local/state``: history, running emulators."""
     chosen = os.environ.get("EDGECTL_HOME")
     if chosen:
         return Path(chosen)

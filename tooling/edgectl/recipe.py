@@ -42,7 +42,7 @@ class ModelSpec(_Strict):
 
 
 class PruneRule(_Strict):
-    """`[[prune]]`: the layers whose module path matches the glob `match` get `scheme` at `rate` (weights / non-zeros)."""
+    """`[[prune]]`: layers whose module path matches the glob `match` get `scheme` at `rate` (weights / non-zeros)."""
 
     match: str
     scheme: SchemeName

@@ -1,0 +1,158 @@
+"""`build`: a recipe to an artifact on disk, all of it or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import edgectl
+from edgectl.artifact import Artifact, Layer, Manifest, TensorSpec, sha256
+from edgectl.compress.prune import prune_oneshot
+from edgectl.errors import UserError
+from edgectl.lowering import plan
+from edgectl.lowering.executorch import Compiled, Placement, compile_module
+from edgectl.recipe import Recipe, load_model
+
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """The artifact, and who runs each operation of the model and why."""
+
+    artifact: Artifact
+    explain: list[Placement]
+
+
+def build(
+    recipe: Recipe,
+    out: Path,
+    *,
+    model: nn.Module | None = None,
+    force: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> BuildResult:
+    """Compresses and compiles what the recipe names, and writes the artifact folder `out`.
+
+    `model` replaces the recipe's own (its prune rules still apply). An artifact already at `out` is replaced with `force`.
+    The folder appears whole, under its name, or not at all.
+
+    Raises:
+        UserError: anything about the recipe, its files or `out` that the user can mend.
+    """
+    say = progress or (lambda _: None)
+    check_target(out, force)
+    say("loading the model")
+    module = load_model(recipe) if model is None else model.eval()
+    if recipe.prune:
+        say("pruning")
+        prune_oneshot(module, recipe.prune)
+    example = torch.rand(recipe.model.input, generator=torch.Generator().manual_seed(_SEED))
+    outputs = _forward(module, example)
+    compiled = compile_module(module, example, say)
+    say("writing the artifact")
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write(partial, recipe, compiled, example, outputs)
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return BuildResult(Artifact.open(out), compiled.placements)
+
+
+def check_target(out: Path, force: bool) -> None:
+    """Raises UserError when `out` holds something that must not be replaced."""
+    if not out.exists():
+        return
+    if not (out / "manifest.json").is_file():
+        if out.is_dir() and not any(out.iterdir()):
+            return
+        raise UserError(f"{out} exists and is not an artifact: choose another --out.")
+    if not force:
+        raise UserError(f"{out} exists already: pass --force to replace it.")
+
+
+def _forward(module: nn.Module, example: torch.Tensor) -> list[torch.Tensor]:
+    try:
+        with torch.no_grad():
+            result = module(example)
+    except Exception as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"The model does not run on an input of shape {list(example.shape)}: {first}") from error
+    outputs = [result] if isinstance(result, torch.Tensor) else list(result) if isinstance(result, tuple | list) else []
+    if not outputs or any(not isinstance(o, torch.Tensor) or o.dtype != torch.float32 for o in outputs):
+        raise UserError("The model must return one float32 tensor or a tuple of them.")
+    if not all(torch.isfinite(o).all() for o in outputs):
+        raise UserError("The model's output for a random input holds NaN or infinity: check its weights.")
+    return outputs
+
+
+def _write(folder: Path, recipe: Recipe, compiled: Compiled, example: torch.Tensor, outputs: list[torch.Tensor]) -> None:
+    golden = folder / "golden"
+    golden.mkdir(parents=True)
+    (folder / "model.pte").write_bytes(compiled.pte)
+    np.save(golden / "input_0.npy", example.numpy())
+    for i, output in enumerate(outputs):
+        np.save(golden / f"output_{i}.npy", np.ascontiguousarray(output.numpy()))
+    files = [Path("model.pte"), *(path.relative_to(folder) for path in sorted(golden.iterdir()))]
+    manifest = Manifest(
+        edgectl=edgectl.__version__,
+        plan_version=plan.VERSION,
+        format=recipe.target.format,
+        model="model.pte",
+        recipe=recipe.model_dump(mode="json"),
+        git_revision=_git_revision(recipe.path.parent),
+        sha256={path.as_posix(): sha256(folder / path) for path in files},
+        inputs=[TensorSpec(shape=list(example.shape), dtype="float32")],
+        outputs=[TensorSpec(shape=list(output.shape), dtype="float32") for output in outputs],
+        layers=_layers(compiled),
+    )
+    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def _layers(compiled: Compiled) -> list[Layer]:
+    layers = [
+        Layer(
+            name=record.name,
+            op=record.op,
+            runner="edge",
+            input_shape=list(record.input_shape),
+            output_shape=list(record.output_shape),
+            scheme=record.scheme,
+            rate=record.weights / record.nonzeros if record.nonzeros else 1.0,
+            weights=record.weights,
+            nonzeros=record.nonzeros,
+            macs=record.macs,
+            effective_macs=record.effective_macs,
+            bytes=record.bytes,
+            block=record.block,
+            fused=record.fused,
+        )
+        for record in compiled.layers
+    ]
+    for placement in compiled.placements:
+        if placement.runner != "edge":
+            runner = "xnnpack" if placement.runner == "xnnpack" else "executorch"
+            layers.append(Layer(name=placement.layer, op=placement.op, runner=runner, input_shape=[], output_shape=[]))  # type: ignore[arg-type]
+    return layers
+
+
+def _git_revision(folder: Path) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,123 @@
+"""From a PyTorch module to an ExecuTorch program: export, partition, lower; and who runs each operation, with the reason."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from executorch.exir import EdgeProgramManager, to_edge_transform_and_lower
+from executorch.exir.lowered_backend_module import LoweredBackendModule
+from torch import fx, nn
+from torch.nn.utils import parametrize, prune
+
+from edgectl.errors import UserError
+from edgectl.lowering.layout import LayerRecord
+from edgectl.lowering.partitioner import BACKEND, Decision, EdgePartitioner, RemainderPartitioner, Subgraph, lowering_to
+from edgectl.lowering.quiet import quiet
+from edgectl.lowering.read import module_path, op_name
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Who runs one operation of the graph, and why not our backend when it does not."""
+
+    node: str
+    op: str
+    layer: str
+    runner: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled program, the layers of its delegated subgraphs, and the placement of every operation."""
+
+    pte: bytes
+    layers: list[LayerRecord]
+    placements: list[Placement]
+
+
+def compile_module(model: nn.Module, example: torch.Tensor, progress: Callable[[str], None] | None = None) -> Compiled:
+    """Compiles a module for inputs of the example's shape.
+
+    Weights under torch parametrizations, `torch.nn.utils.prune` masks or weight norm are first made plain; zeros are found
+    in the weights themselves. The module given is not changed.
+
+    Raises:
+        UserError: torch.export cannot trace the module, or it holds weights that are not finite.
+    """
+    say = progress or (lambda _: None)
+    model = plain_weights(model)
+    say("tracing the model")
+    try:
+        program = torch.export.export(model, (example,))
+    except Exception as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"torch.export cannot trace the model: {first.strip()}") from error
+    say("lowering")
+    partitioner, subgraphs = EdgePartitioner(), list[Subgraph]()
+    with lowering_to(subgraphs, say), quiet():
+        edge = to_edge_transform_and_lower(program, partitioner=[partitioner, RemainderPartitioner()])
+        placements = _placements(edge, partitioner.decisions)
+        say("writing the program")
+        pte = edge.to_executorch().buffer
+    layers = [layer for subgraph in subgraphs for layer in subgraph.layers]
+    return Compiled(bytes(pte), layers, placements)
+
+
+def plain_weights(model: nn.Module) -> nn.Module:
+    """A copy in eval mode whose weights are plain tensors: parametrizations, prune masks and weight norm applied."""
+    try:
+        model = copy.deepcopy(model).eval()
+    except RuntimeError:  # a pruned weight is not a leaf until its hook has been removed; the masks are applied in place
+        for module in model.modules():
+            _remove_masks(module)
+        model = copy.deepcopy(model).eval()
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            for name in [name for name, _ in module.get_submodule("parametrizations").named_children()]:
+                parametrize.remove_parametrizations(module, str(name), leave_parametrized=True)
+        _remove_masks(module)
+        for hook in list(module._forward_pre_hooks.values()):
+            if type(hook).__name__ == "WeightNorm":
+                torch.nn.utils.remove_weight_norm(module, getattr(hook, "name"))  # noqa: B009
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(f"The weights {name} hold NaN or infinity: train or load the model again.")
+    return model
+
+
+def _remove_masks(module: nn.Module) -> None:
+    for hook in list(module._forward_pre_hooks.values()):
+        if isinstance(hook, prune.BasePruningMethod):
+            prune.remove(module, hook._tensor_name)
+
+
+def _placements(edge: EdgeProgramManager, decisions: dict[str, Decision]) -> list[Placement]:
+    """Placement of every operation, in the order of the graph that was partitioned."""
+    program = edge.exported_program()
+    xnnpack: set[str] = set()
+    rest: dict[str, fx.Node] = {}
+    for node in program.graph.nodes:
+        if node.op == "get_attr":
+            lowered = getattr(program.graph_module, str(node.target))
+            if isinstance(lowered, LoweredBackendModule) and lowered.backend_id != BACKEND:
+                xnnpack |= {n.name for n in lowered.original_module.graph.nodes if n.op == "call_function"}
+        elif node.op == "call_function" and node.target is not operator.getitem and "call_delegate" not in str(node.target):
+            rest[node.name] = node
+    placements = []
+    for name, decision in decisions.items():
+        if decision.op == "<built-in function getitem>":
+            continue
+        if decision.taken:
+            runner, reason = "edge", "the backend owns it"
+        else:
+            runner, reason = ("xnnpack" if name in xnnpack else "executorch"), decision.reason
+        placements.append(Placement(name, decision.op, decision.layer, runner, reason))
+    for name, node in rest.items():
+        if name not in decisions:
+            placements.append(Placement(name, op_name(node), module_path(node), "executorch", "added by ExecuTorch"))
+    return placements

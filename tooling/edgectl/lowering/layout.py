@@ -1,0 +1,439 @@
+"""From the IR to physical operations: where every tensor lies, which copies that needs, and packed weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgectl.lowering import ir
+from edgectl.lowering.geometry import Geometry, geometry, is_point
+from edgectl.lowering.pack import Packed, Taps, pack, recognise
+from edgectl.lowering.plan import Buffer, Dims, Op, OpKind, Storage, Tensor, dense_stride, write
+
+# Maps up to this wide share one row stride, so that a kernel can run a whole plane as one row.
+_NARROW = 128
+_NO_HALO: Dims = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """What lowering did with one layer; see edgectl.artifact.Layer."""
+
+    name: str
+    op: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    scheme: str = "dense"
+    weights: int = 0
+    nonzeros: int = 0
+    macs: int = 0
+    effective_macs: int = 0
+    bytes: int = 0
+    block: int = 0
+    fused: list[str] = field(default_factory=list)
+
+
+def lower(graph: ir.Graph) -> tuple[bytes, list[LayerRecord]]:
+    """The plan of an (optimised) graph, and a record of each of its layers in the order they run."""
+    lowering = _Lowering(graph)
+    for node in graph.nodes:
+        lowering.emit(node)
+    lowering.finish()
+    return write(lowering.inputs, lowering.outputs, lowering.ops), lowering.layers
+
+
+def unique_names(graph: ir.Graph) -> None:
+    """Gives the second and later nodes of one name the suffix #2, #3 and so on."""
+    seen: dict[str, int] = {}
+    for node in graph.nodes:
+        seen[node.name] = seen.get(node.name, 0) + 1
+        if seen[node.name] > 1:
+            node.name = f"{node.name}#{seen[node.name]}"
+
+
+class _Lowering:
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.uses = graph.uses()
+        self.ops: list[Op] = []
+        self.layers: list[LayerRecord] = []
+        self.tensors: dict[ir.Value, Tensor] = {}
+        self.copies: dict[tuple[ir.Value, object], Tensor] = {}
+        self.geometries = {n: geometry(n) for n in graph.nodes if isinstance(n, ir.Conv) and not is_point(n)}
+        self.halos: dict[ir.Value, Dims] = {}
+        self.gaps: dict[tuple[int, ...], int] = {}
+        self._plan_halos()
+        self.inputs = [_io(Storage.INPUT, value.shape, i) for i, value in enumerate(graph.inputs)]
+        self.outputs = [_io(Storage.OUTPUT, value.shape, i) for i, value in enumerate(graph.outputs)]
+        self.tensors.update(zip(graph.inputs, self.inputs, strict=True))
+
+    # -- where tensors lie ------------------------------------------------------------------------------------------------
+
+    def _plan_halos(self) -> None:
+        for node, shape in self.geometries.items():
+            value, (height, width) = node.inputs[0], node.inputs[0].shape[2:]
+            if shape.factor == 1 or shape.upsample:
+                halo = shape.halo(height, width)
+                old = self.halos.get(value, _NO_HALO)
+                self.halos[value] = (
+                    max(old[0], halo[0]),
+                    max(old[1], halo[1]),
+                    max(old[2], halo[2]),
+                    max(old[3], halo[3]),
+                )
+                self._widen((height, width), max(halo[2:]))
+            else:
+                self._widen(shape.grid, shape.columns[1] + 1 - shape.grid[1])
+
+    def _widen(self, size: tuple[int, ...], gap: int) -> None:
+        if size[1] <= _NARROW:
+            self.gaps[size] = max(self.gaps.get(size, 0), gap)
+
+    def _arena(self, dims: Dims, halo: Dims = _NO_HALO, *, row: int | None = None, gap: bool = False) -> Tensor:
+        """A fresh arena tensor. `gap`: its rows take the common stride of maps of this size."""
+        n, c, h, w = dims
+        top, bottom, left, right = halo
+        if row is None:
+            row = w + max(left, right, self.gaps.get((h, w), 0) if gap else 0)
+        plane = (top + h + bottom - 1) * row + left + w + right
+        if halo != _NO_HALO or row != w:
+            plane = (max(plane, (h + top) * row) + 15) // 16 * 16
+            plane += 16 * (plane % 1024 == 0)  # planes a multiple of 4 KiB apart would share cache sets
+        start = top * row + left
+        return Tensor(Storage.ARENA, dims, (c * plane, plane, row), halo, buffer=Buffer(4 * n * c * plane), start=start)
+
+    def _result(self, value: ir.Value, dims: Dims | None = None) -> Tensor:
+        """Where a node writes `value`: the output itself when nobody else reads it, else the arena."""
+        places = [i for i, output in enumerate(self.graph.outputs) if output is value]
+        if places and self.uses[value] == 1:
+            made = _reshaped(self.outputs[places[0]], dims or _dims(value.shape))
+            self.outputs[places[0]] = made
+        elif dims is None and len(value.shape) == 4:
+            made = self._arena(_dims(value.shape), self.halos.get(value, _NO_HALO), gap=True)
+        else:
+            made = self._arena(dims or _dims(value.shape))
+        self.tensors[value] = made
+        return made
+
+    def _home(self, value: ir.Value, name: str) -> Tensor:
+        if value not in self.tensors:
+            assert value.data is not None, f"{value.name} is read before it is written ({name})"
+            data = np.ascontiguousarray(value.data, np.float32)
+            dims = _left_padded(value.shape)
+            self.tensors[value] = Tensor(Storage.CONST, dims, dense_stride(dims), data=data.tobytes())
+        return self.tensors[value]
+
+    def _dense(self, value: ir.Value, dims: Dims, name: str) -> Tensor:
+        """`value` without gaps, seen as `dims`."""
+        home = self._home(value, name)
+        if not home.is_dense:
+            key = (value, "dense")
+            if key not in self.copies:
+                self.copies[key] = self._copy(home, self._arena(home.dims), name)
+            home = self.copies[key]
+        return _reshaped(home, dims)
+
+    def _image(self, value: ir.Value, name: str) -> Tensor:
+        """`value` as (n, c, h, w), wherever it lies."""
+        home = self._home(value, name)
+        dims = _dims(value.shape)
+        return home if home.dims == dims else self._dense(value, dims, name)
+
+    def _haloed(self, value: ir.Value, halo: Dims, name: str) -> Tensor:
+        """`value` in the arena with at least this much halo."""
+        home = self._image(value, name)
+        if home.storage is Storage.ARENA and all(have >= want for have, want in zip(home.halo, halo, strict=True)):
+            return home
+        key = (value, "halo")
+        if key not in self.copies:
+            target = self._arena(home.dims, self.halos.get(value, halo), gap=True)
+            self.copies[key] = self._copy(home, target, name)
+        return self.copies[key]
+
+    def _copy(self, source: Tensor, target: Tensor, name: str, p: tuple[int, int, int] = (1, 0, 0)) -> Tensor:
+        self.ops.append(Op(kind=OpKind.COPY, name=name, inputs=[source], output=target, p=p))
+        return target
+
+    def finish(self) -> None:
+        """Copies into the outputs that no operation wrote directly."""
+        written = {id(op.output) for op in self.ops}
+        for i, value in enumerate(self.graph.outputs):
+            if id(self.outputs[i]) in written:
+                continue
+            home = self._home(value, value.name)
+            self.outputs[i] = _reshaped(self.outputs[i], home.dims)
+            self._copy(home, self.outputs[i], self._producer(value))
+
+    def _producer(self, value: ir.Value) -> str:
+        return next((node.name for node in self.graph.nodes if node.output is value), value.name)
+
+    # -- operations -------------------------------------------------------------------------------------------------------
+
+    def emit(self, node: ir.Node) -> None:
+        """Appends the operations of one node."""
+        match node:
+            case ir.View():
+                self.tensors[node.output] = self._dense(node.inputs[0], _dims(node.output.shape), node.name)
+                return
+            case ir.Conv():
+                self._conv(node)
+                return
+            case ir.Linear():
+                self._linear(node)
+                return
+            case ir.Unary():
+                self._unary(node)
+            case ir.Binary():
+                self._binary(node)
+            case ir.Concat() | ir.Softmax():
+                self._along_axis(node)
+            case ir.Pool():
+                self._pool(node)
+            case ir.AdaptiveAvgPool():
+                n, c = node.inputs[0].shape[:2]
+                out = node.output.shape
+                dims = (n, c, out[2], out[3]) if len(out) == 4 else (n, c, 1, 1)
+                self._image_op(node, OpKind.ADAPTIVE_AVG_POOL, dims=None if len(out) == 4 else dims)
+            case ir.Upsample():
+                kind = OpKind.UPSAMPLE_NEAREST if node.mode == "nearest" else OpKind.UPSAMPLE_BILINEAR
+                self._image_op(node, kind, p=(int(node.align_corners),), f=node.ratio)
+            case ir.PixelShuffle():
+                self._image_op(node, OpKind.PIXEL_SHUFFLE, p=(node.factor, 0, 0))
+            case _:
+                raise AssertionError(f"no lowering for {type(node).__name__}")
+        self._record(node, _label(node))
+
+    def _record(self, node: ir.Node, op: str, **more: object) -> None:
+        shape = node.inputs[0].shape
+        self.layers.append(
+            LayerRecord(node.name, op, shape, node.output.shape, fused=list(node.fused), **more)  # type: ignore[arg-type]
+        )
+
+    def _image_op(self, node: ir.Node, kind: OpKind, *, p=(), f=(), dims: Dims | None = None) -> None:  # type: ignore[no-untyped-def]
+        source = self._image(node.inputs[0], node.name)
+        self.ops.append(Op(kind=kind, name=node.name, inputs=[source], output=self._result(node.output, dims), p=p, f=f))
+
+    def _pool(self, node: ir.Pool) -> None:
+        window = (*node.kernel, *node.stride, *node.padding)
+        if node.op == "max":
+            self._image_op(node, OpKind.MAX_POOL, p=(*window, *node.dilation))
+        else:
+            more = (int(node.count_include_pad), node.divisor, *node.padding)
+            self._image_op(node, OpKind.AVG_POOL, p=(*window, *more))
+
+    def _unary(self, node: ir.Unary) -> None:
+        value = node.inputs[0]
+        if len(value.shape) == 4:
+            source, target = self._image(value, node.name), self._result(node.output)
+        else:
+            flat = (1, 1, 1, math.prod(value.shape))
+            source, target = self._dense(value, flat, node.name), self._result(node.output, flat)
+        self.ops.append(Op(kind=OpKind.UNARY, name=node.name, inputs=[source], output=target, act=node.act))
+
+    def _binary(self, node: ir.Binary) -> None:
+        sources = []
+        for value in node.inputs:
+            home = self._home(value, node.name)
+            dims = _left_padded(value.shape)
+            sources.append(home if home.dims == dims else self._dense(value, dims, node.name))
+        rank4 = len(node.output.shape) == 4
+        target = self._result(node.output, None if rank4 else _left_padded(node.output.shape))
+        kind = OpKind.ADD if node.op == "add" else OpKind.MUL
+        self.ops.append(Op(kind=kind, name=node.name, inputs=sources, output=target, act=node.act))
+
+    def _along_axis(self, node: ir.Concat | ir.Softmax) -> None:
+        kind = OpKind.CONCAT if isinstance(node, ir.Concat) else OpKind.SOFTMAX
+        if len(node.output.shape) == 4 and (kind is OpKind.CONCAT or node.axis == 1):
+            sources, target = [self._image(v, node.name) for v in node.inputs], self._result(node.output)
+            axis = node.axis
+        else:
+            sources = [self._dense(v, _around_axis(v.shape, node.axis), node.name) for v in node.inputs]
+            target, axis = self._result(node.output, _around_axis(node.output.shape, node.axis)), 1
+        p = (axis,) if kind is OpKind.CONCAT else ()
+        self.ops.append(Op(kind=kind, name=node.name, inputs=sources, output=target, p=p))
+
+    def _linear(self, node: ir.Linear) -> None:
+        outputs, features = node.weight.shape
+        rows = math.prod(node.inputs[0].shape) // features
+        source = self._dense(node.inputs[0], (rows, features, 1, 1), node.name)
+        residual = None
+        if node.residual is not None:
+            residual = self._dense(node.residual, (rows, outputs, 1, 1), node.name)
+        target = self._result(node.output, (rows, outputs, 1, 1))
+        taps = Taps(node.weight, np.arange(features, dtype=np.int32), np.arange(outputs, dtype=np.uint32))
+        packed = pack([taps], node.bias, over_filters=True)
+        self._weighted(node, OpKind.LINEAR, source, target, packed, residual)
+        self._record(node, "linear", **_figures(node.weight, packed, rows))
+
+    def _conv(self, node: ir.Conv) -> None:
+        packed = self._point_conv(node) if is_point(node) else self._map_conv(node, self.geometries[node])
+        # a transposed convolution uses each weight once an input pixel, the others once an output pixel
+        pixels = math.prod((node.inputs[0] if node.transposed else node.output).shape[2:]) * node.output.shape[0]
+        self._record(node, _label(node), **_figures(node.weight, packed, pixels))
+
+    def _point_conv(self, node: ir.Conv) -> Packed:
+        source = self._image(node.inputs[0], node.name)
+        _, _, height, width = source.dims
+        filters, channels, kh, kw = node.weight.shape
+        y = np.arange(kh) * node.dilation[0] - node.padding[0]
+        x = np.arange(kw) * node.dilation[1] - node.padding[1]
+        inside = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))[None, :]
+        spatial = (y[:, None] * source.stride[2] + x[None, :])[inside]
+        weight = node.weight[:, :, inside].reshape(filters, -1)
+        per_group = filters // node.groups
+        groups = []
+        for g in range(node.groups):
+            planes = np.arange(g * channels, (g + 1) * channels) * source.stride[1]
+            offsets = (planes[:, None] + spatial[None, :]).reshape(-1).astype(np.int32)
+            rows = np.arange(g * per_group, (g + 1) * per_group)
+            groups.append(Taps(weight[rows], offsets, rows.astype(np.uint32)))
+        packed = pack(groups, node.bias, over_filters=True)
+        residual = None if node.residual is None else self._image(node.residual, node.name)
+        self._weighted(node, OpKind.LINEAR, source, self._result(node.output), packed, residual)
+        return packed
+
+    def _map_conv(self, node: ir.Conv, shape: Geometry) -> Packed:
+        r = shape.factor
+        shuffled = shape.upsample and r > 1
+        residual = None if node.residual is None else self._image(node.residual, node.name)
+        n, filters = node.output.shape[0], len(shape.weight)
+        target = self._arena((n, filters, *shape.grid), gap=True) if shuffled else self._result(node.output)
+        if r > 1 and not shape.upsample:
+            source = self._phases(node, shape, target)
+        else:
+            source = self._haloed(node.inputs[0], shape.halo(*node.inputs[0].shape[2:]), node.name)
+        bias = np.repeat(node.bias, r * r) if shuffled else node.bias
+        packed = pack(_groups(node, shape, source), bias)
+        self._weighted(node, OpKind.CONV, source, target, packed, residual)
+        if shuffled:
+            self.ops.append(
+                Op(
+                    kind=OpKind.PIXEL_SHUFFLE,
+                    name=node.name,
+                    inputs=[target],
+                    output=self._result(node.output),
+                    p=(r, 0, 0),
+                )
+            )
+        return packed
+
+    def _phases(self, node: ir.Conv, shape: Geometry, target: Tensor) -> Tensor:
+        """The input split into phases, so that a strided convolution runs at stride 1."""
+        value = node.inputs[0]
+        rows, columns = shape.rows[1] + 1, shape.columns[1] + 1
+        key = (value, ("phases", shape.factor, shape.phases, node.padding, rows, columns))
+        if key not in self.copies:
+            source = self._image(value, node.name)
+            n, c = source.dims[:2]
+            row = max(columns, target.stride[2]) if target.dims[3] <= _NARROW else columns
+            split = self._arena((n, c * shape.phases, rows, columns), row=row)
+            self.copies[key] = self._copy(source, split, node.name, (shape.factor, *node.padding))
+        return self.copies[key]
+
+    def _weighted(
+        self,
+        node: ir.Conv | ir.Linear,
+        kind: OpKind,
+        source: Tensor,
+        target: Tensor,
+        packed: Packed,
+        residual: Tensor | None,
+    ) -> None:
+        self.ops.append(
+            Op(
+                kind=kind,
+                name=node.name,
+                inputs=[source],
+                output=target,
+                act=node.act,
+                residual=residual,
+                residual_after_act=node.residual_after_act,
+                blob=packed.blob,
+            )
+        )
+
+
+def _groups(node: ir.Conv, shape: Geometry, source: Tensor) -> list[Taps]:
+    """The convolution's filters with the offsets of their taps in `source`."""
+    filters, channels, _ = shape.weight.shape
+    _, plane, row = source.stride
+    in_channels = node.inputs[0].shape[1]
+    tap = np.array(shape.phase) * in_channels * plane + np.array(shape.dy) * row + np.array(shape.dx)
+    per_group = filters // node.groups
+    groups = []
+    for g in range(node.groups):
+        planes = np.arange(g * channels, (g + 1) * channels) * plane
+        offsets = (planes[:, None] + tap[None, :]).reshape(-1).astype(np.int32)
+        rows = np.arange(g * per_group, (g + 1) * per_group)
+        groups.append(Taps(shape.weight[rows].reshape(per_group, -1), offsets, rows.astype(np.uint32)))
+    return groups
+
+
+def _figures(weight: ir.FloatArray, packed: Packed, uses: int) -> dict[str, object]:
+    nonzeros = int(np.count_nonzero(weight))
+    return {
+        "scheme": recognise(weight),
+        "weights": weight.size,
+        "nonzeros": nonzeros,
+        "macs": weight.size * uses,
+        "effective_macs": nonzeros * uses,
+        "bytes": len(packed.blob),
+        "block": packed.block,
+    }
+
+
+def _label(node: ir.Node) -> str:
+    match node:
+        case ir.Conv():
+            kh, kw = node.weight.shape[2:]
+            kind = "deconv" if node.transposed else "conv"
+            if not node.transposed and node.groups == node.inputs[0].shape[1] and node.groups > 1:
+                kind = "dwconv"
+            stride = f"/{node.stride[0]}" if node.stride[0] > 1 else ""
+            return f"{kind}{kh}x{kw}{stride}"
+        case ir.Unary():
+            return node.act.label
+        case ir.Binary():
+            return node.op
+        case ir.Pool():
+            return f"{node.op}pool{node.kernel[0]}x{node.kernel[1]}"
+        case ir.Upsample():
+            return f"upsample_{node.mode}"
+        case ir.AdaptiveAvgPool():
+            return "avgpool"
+        case ir.PixelShuffle():
+            return "pixel_shuffle"
+        case _:
+            return type(node).__name__.lower()
+
+
+def _io(storage: Storage, shape: tuple[int, ...], i: int) -> Tensor:
+    dims = _dims(shape)
+    return Tensor(storage, dims, dense_stride(dims), io_index=i)
+
+
+def _dims(shape: tuple[int, ...]) -> Dims:
+    """Four dimensions for a tensor: its own, or all elements in a row."""
+    return (shape[0], shape[1], shape[2], shape[3]) if len(shape) == 4 else (1, 1, 1, math.prod(shape))
+
+
+def _left_padded(shape: tuple[int, ...]) -> Dims:
+    a, b, c, d = (1,) * (4 - len(shape)) + tuple(shape)
+    return a, b, c, d
+
+
+def _around_axis(shape: tuple[int, ...], axis: int) -> Dims:
+    return math.prod(shape[:axis]), shape[axis], 1, math.prod(shape[axis + 1 :])
+
+
+def _reshaped(tensor: Tensor, dims: Dims) -> Tensor:
+    """The same bytes seen with other dims; the tensor is dense."""
+    if tensor.dims == dims:
+        return tensor
+    assert tensor.is_dense and math.prod(tensor.dims) == math.prod(dims)
+    return Tensor(
+        tensor.storage, dims, dense_stride(dims), io_index=tensor.io_index,
+        buffer=tensor.buffer, start=tensor.start, data=tensor.data,
+    )  # fmt: skip

@@ -1,0 +1,156 @@
+"""The ExecuTorch side of lowering: which nodes the backend takes, and the plan for each subgraph it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, final
+
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.exir.backend.backend_details import BackendDetails, PreprocessResult
+from executorch.exir.backend.canonical_partitioners.pattern_op_partitioner import generate_partitions_from_list_of_nodes
+from executorch.exir.backend.compile_spec_schema import CompileSpec
+from executorch.exir.backend.partitioner import DelegationSpec, Partitioner, PartitionResult
+from executorch.exir.backend.utils import tag_constant_data
+from torch import fx
+from torch.export import ExportedProgram
+
+from edgectl.lowering import ir
+from edgectl.lowering.layout import LayerRecord, lower, unique_names
+from edgectl.lowering.passes import optimise
+from edgectl.lowering.read import PRESERVED, Reader, Unsupported, module_path, op_name
+
+BACKEND = "EdgeKernelsBackend"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the backend said to one node: taken, or left with the reason."""
+
+    op: str
+    layer: str
+    taken: bool
+    reason: str
+
+
+@dataclass
+class Subgraph:
+    """One delegated subgraph as it was lowered."""
+
+    plan: bytes
+    layers: list[LayerRecord]
+
+
+_SUBGRAPHS: ContextVar[list[Subgraph] | None] = ContextVar("subgraphs", default=None)
+_PROGRESS: ContextVar[Callable[[str], None] | None] = ContextVar("progress", default=None)
+
+
+@contextmanager
+def lowering_to(subgraphs: list[Subgraph], progress: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Within this context, every subgraph that is lowered is appended to `subgraphs` (ExecuTorch only passes bytes on)."""
+    token, token2 = _SUBGRAPHS.set(subgraphs), _PROGRESS.set(progress)
+    try:
+        yield
+    finally:
+        _SUBGRAPHS.reset(token)
+        _PROGRESS.reset(token2)
+
+
+class EdgePartitioner(Partitioner):
+    """Takes every node that `edgectl.lowering.read` can read; `decisions` tells why or why not, by node name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decisions: dict[str, Decision] = {}
+
+    def ops_to_not_decompose(self, ep: ExportedProgram) -> tuple[list[Any], Callable[[fx.Node], bool]]:
+        """Operations to keep whole where this backend or XNNPACK takes them."""
+        return _kept_whole(ep)
+
+    def partition(self, exported_program: ExportedProgram) -> PartitionResult:
+        """Tags the nodes that the backend takes."""
+        reader = Reader(exported_program, with_data=False)
+        taken = []
+        for node in exported_program.graph.nodes:
+            if node.op != "call_function":
+                continue
+            reason = _reason(reader, node)
+            self.decisions[node.name] = Decision(op_name(node), module_path(node), reason is None, reason or "")
+            if reason is None:
+                taken.append(node)
+        tags: dict[str, DelegationSpec] = {}
+        for partition in generate_partitions_from_list_of_nodes(exported_program.graph_module, pattern_list=[taken]):
+            tag = f"edge_{partition.id}"
+            tags[tag] = DelegationSpec(BACKEND, [])
+            for node in partition.nodes:
+                node.meta["delegation_tag"] = tag
+        tag_constant_data(exported_program)
+        return PartitionResult(tagged_exported_program=exported_program, partition_tags=tags)
+
+
+class RemainderPartitioner(XnnpackPartitioner):
+    """XNNPACK for what is left.
+
+    It keeps the same operations whole as EdgePartitioner: ExecuTorch decomposes once per partitioner, and the second would
+    take apart what the first asked to keep.
+    """
+
+    def ops_to_not_decompose(self, ep: ExportedProgram) -> tuple[list[Any], Callable[[fx.Node], bool]]:
+        """The same as EdgePartitioner's."""
+        return _kept_whole(ep)
+
+
+def _kept_whole(ep: ExportedProgram) -> tuple[list[Any], Callable[[fx.Node], bool]]:
+    theirs, they_take = XnnpackPartitioner().ops_to_not_decompose(ep)
+    reader = Reader(ep, with_data=False)
+
+    def keep(node: fx.Node) -> bool:
+        return _reason(reader, node) is None or (they_take is not None and they_take(node))
+
+    return list({*PRESERVED, *theirs}), keep
+
+
+def _reason(reader: Reader, node: fx.Node) -> str | None:
+    if node.op != "call_function":
+        return "it is not an operation"
+    try:
+        reader.check(node)
+    except Unsupported as unsupported:
+        return str(unsupported)
+    return None
+
+
+@final
+class EdgeKernelsBackend(BackendDetails):
+    """Compiles a delegated subgraph to a plan. ExecuTorch finds it by its class name, the device's by the same string."""
+
+    @staticmethod
+    def preprocess(edge_program: ExportedProgram, compile_specs: list[CompileSpec]) -> PreprocessResult:
+        """The plan's bytes."""
+        subgraphs, progress = _SUBGRAPHS.get(), _PROGRESS.get()
+        if progress is not None:
+            progress("packing weights")
+        plan, layers = lower(read_graph(edge_program))
+        if subgraphs is not None:
+            subgraphs.append(Subgraph(plan, layers))
+        return PreprocessResult(processed_bytes=plan)
+
+
+def read_graph(program: ExportedProgram) -> ir.Graph:
+    """The optimised IR of a program all of whose nodes the backend takes."""
+    reader = Reader(program)
+    signature = program.graph_signature
+    by_name = {node.name: node for node in program.graph.nodes}
+    nodes = []
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            read = reader.read(node)
+            if read is not None:
+                nodes.append(read)
+    inputs = [reader.value(by_name[str(name)]) for name in signature.user_inputs]
+    outputs = [reader.value(by_name[str(name)]) for name in signature.user_outputs]
+    graph = optimise(ir.Graph(inputs, outputs, nodes))
+    unique_names(graph)
+    return graph

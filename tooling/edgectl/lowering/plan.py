@@ -1,0 +1,199 @@
+"""Writes plans: the binary of runtime_kernels/include/edge/plan_format.h, from physical tensors and operations."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from edgectl.lowering.ir import IDENTITY, Activation
+
+MAGIC = b"EDGEPLAN"
+VERSION = 1
+ALIGN = 64
+NONE = 0xFFFFFFFF
+
+_HEADER = struct.Struct("<8s6I9Q24x")
+_TENSOR = struct.Struct("<2I4i4i3qQ24x")
+_OP = struct.Struct("<2I2f7I12i4fI2Q32x")
+
+
+class Storage(IntEnum):
+    """`Storage` of plan_format.h."""
+
+    ARENA = 0
+    INPUT = 1
+    OUTPUT = 2
+    CONST = 3
+
+
+class OpKind(IntEnum):
+    """`OpKind` of plan_format.h."""
+
+    COPY = 0
+    CONV = 1
+    LINEAR = 2
+    UNARY = 3
+    ADD = 4
+    MUL = 5
+    CONCAT = 6
+    MAX_POOL = 7
+    AVG_POOL = 8
+    ADAPTIVE_AVG_POOL = 9
+    UPSAMPLE_NEAREST = 10
+    UPSAMPLE_BILINEAR = 11
+    PIXEL_SHUFFLE = 12
+    SOFTMAX = 13
+
+
+Dims = tuple[int, int, int, int]
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Bytes of the arena that live from operation `first` to operation `last`; `offset` is what planning decides."""
+
+    size: int
+    first: int = -1
+    last: int = -1
+    offset: int = -1
+
+
+@dataclass(eq=False, frozen=True)
+class Tensor:
+    """A TensorRec. `start` is the element offset of (0, 0, 0, 0) in `buffer`; `data` the bytes of a constant."""
+
+    storage: Storage
+    dims: Dims
+    stride: tuple[int, int, int]
+    halo: Dims = (0, 0, 0, 0)
+    io_index: int = 0
+    buffer: Buffer | None = None
+    start: int = 0
+    data: bytes | None = None
+
+    @property
+    def is_dense(self) -> bool:
+        """True when the elements lie one after the other."""
+        return self.halo == (0, 0, 0, 0) and self.stride == dense_stride(self.dims)
+
+
+@dataclass(eq=False, kw_only=True)
+class Op:
+    """An OpRec. `p` and `f` are the parameters that plan_format.h lists for its kind."""
+
+    kind: OpKind
+    name: str
+    inputs: list[Tensor]
+    output: Tensor
+    act: Activation = IDENTITY
+    residual: Tensor | None = None
+    residual_after_act: bool = False
+    p: Sequence[int] = ()
+    f: Sequence[float] = ()
+    blob: bytes = field(default=b"", repr=False)
+
+
+def dense_stride(dims: Dims) -> tuple[int, int, int]:
+    """Strides of n, c and h, in elements, of a tensor without gaps."""
+    _, c, h, w = dims
+    return c * h * w, h * w, w
+
+
+def plan_arena(buffers: Sequence[Buffer]) -> int:
+    """Gives every buffer an offset such that buffers alive together do not overlap; returns the arena's size in bytes.
+
+    Greedy by size: the largest first, each at the lowest gap between those it lives beside (Pisarchyk and Lee, 2020).
+    """
+    placed: list[Buffer] = []
+    for buffer in sorted(buffers, key=lambda b: (-b.size, b.first)):
+        alive = sorted((b for b in placed if b.first <= buffer.last and buffer.first <= b.last), key=lambda b: b.offset)
+        at = 0
+        for other in alive:
+            if at + buffer.size <= other.offset:
+                break
+            at = max(at, _align(other.offset + other.size))
+        buffer.offset = at
+        placed.append(buffer)
+    return _align(max((b.offset + b.size for b in buffers), default=0))
+
+
+def live_ranges(ops: Sequence[Op]) -> list[Buffer]:
+    """Sets first and last use of every buffer by the operations' order, and returns the buffers."""
+    seen: dict[int, Buffer] = {}
+    for i, op in enumerate(ops):
+        for tensor in [*op.inputs, op.output, *([op.residual] if op.residual else [])]:
+            if tensor.buffer is None:
+                continue
+            if id(tensor.buffer) not in seen:
+                seen[id(tensor.buffer)] = tensor.buffer
+                tensor.buffer.first = i
+            tensor.buffer.last = i
+    return list(seen.values())
+
+
+def write(inputs: Sequence[Tensor], outputs: Sequence[Tensor], ops: Sequence[Op]) -> bytes:
+    """The plan's bytes. Live ranges and arena offsets are planned here."""
+    arena_size = plan_arena(live_ranges(ops))
+    tensors: dict[int, tuple[int, Tensor]] = {}
+
+    def number(tensor: Tensor) -> int:
+        return tensors.setdefault(id(tensor), (len(tensors), tensor))[0]
+
+    index = [number(tensor) for tensor in [*inputs, *outputs]]
+    strings, data = bytearray(), bytearray()
+    records = []
+    for op in ops:
+        records.append(_op_record(op, number, index, strings, data))
+    tensor_bytes = b"".join(_tensor_record(tensor, data) for _, tensor in tensors.values())
+    op_bytes = b"".join(records)
+    index_bytes = struct.pack(f"<{len(index)}I", *index)
+    tensors_off = _HEADER.size
+    ops_off = tensors_off + len(tensor_bytes)
+    index_off = ops_off + len(op_bytes)
+    strings_off = index_off + len(index_bytes)
+    data_off = _align(strings_off + len(strings))
+    total = data_off + len(data)
+    header = _HEADER.pack(
+        MAGIC, VERSION, len(tensors), len(ops), len(inputs), len(outputs), len(index), total,
+        tensors_off, ops_off, index_off, strings_off, len(strings), data_off, len(data), arena_size,
+    )  # fmt: skip
+    body = header + tensor_bytes + op_bytes + index_bytes + bytes(strings)
+    return body + b"\0" * (data_off - len(body)) + bytes(data)
+
+
+def _op_record(op: Op, number, index: list[int], strings: bytearray, data: bytearray) -> bytes:  # type: ignore[no-untyped-def]
+    inputs_off = len(index)
+    index.extend(number(tensor) for tensor in op.inputs)
+    name = op.name.encode()
+    name_off = len(strings)
+    strings += name
+    data_off = _append(data, op.blob) if op.blob else 0
+    residual = NONE if op.residual is None else number(op.residual)
+    p = [*op.p, *[0] * (12 - len(op.p))]
+    f = [*op.f, *[0.0] * (4 - len(op.f))]
+    return _OP.pack(
+        op.kind, op.act.kind, op.act.lo, op.act.hi, name_off, len(name), inputs_off, len(op.inputs),
+        number(op.output), residual, int(op.residual_after_act), *p, *f, 0, data_off, len(op.blob),
+    )  # fmt: skip
+
+
+def _tensor_record(tensor: Tensor, data: bytearray) -> bytes:
+    offset = 0
+    if tensor.buffer is not None:
+        offset = tensor.buffer.offset + 4 * tensor.start
+    elif tensor.data is not None:
+        offset = _append(data, tensor.data)
+    return _TENSOR.pack(tensor.storage, tensor.io_index, *tensor.dims, *tensor.halo, *tensor.stride, offset)
+
+
+def _append(data: bytearray, piece: bytes) -> int:
+    data += b"\0" * (-len(data) % ALIGN)
+    at = len(data)
+    data += piece
+    return at
+
+
+def _align(size: int) -> int:
+    return (size + ALIGN - 1) // ALIGN * ALIGN
