@@ -35,9 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--test", type=Path, help="folder of photographs to score, such as Set5/x4")
     parser.add_argument("--out", type=Path, required=True, help="weights to write (.safetensors)")
     parser.add_argument("--start", type=Path, help="weights to start from; tensors of another shape are left out")
-    parser.add_argument(
-        "--checkpoint", type=Path, help="where to keep the state; training resumes from it if it exists"
-    )
+    parser.add_argument("--checkpoint", type=Path, help="where to keep the state; training resumes from it if it exists")
     parser.add_argument("--scale", type=int, default=4, choices=(2, 4))
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--steps", type=int, default=12000)
