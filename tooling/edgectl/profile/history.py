@@ -107,9 +107,7 @@ class History:
         """
         if not self.path.exists():
             return []
-        query = (
-            "SELECT * FROM report WHERE (? IS NULL OR model = ?) AND (? IS NULL OR device_name = ?) ORDER BY id DESC"
-        )
+        query = "SELECT * FROM report WHERE (? IS NULL OR model = ?) AND (? IS NULL OR device_name = ?) ORDER BY id DESC"
         with self._transaction() as db:
             rows = db.execute(f"{query} LIMIT ?", (model, model, device, device, -1 if limit is None else limit))
             return [_entry(db, row) for row in rows.fetchall()]
@@ -130,12 +128,10 @@ class History:
                     db.execute("ROLLBACK")
                     raise
                 db.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            raise ToolError(f"using the history {self.path}", str(error)) from error
         except sqlite3.DatabaseError as error:
-            raise UserError(
-                f"{self.path} is not a readable history ({error}): move it away to begin a new one."
-            ) from error
+            if type(error) is sqlite3.DatabaseError:  # sqlite3's own word for a file that is no database
+                raise UserError(f"{self.path} is not a history ({error}): move it away to begin a new one.") from error
+            raise ToolError(f"using the history {self.path}", str(error)) from error
         except OSError as error:
             raise ToolError(f"using the history {self.path}", error.strerror or str(error)) from error
 
