@@ -51,10 +51,9 @@ void OnSignal(int) {
 
 void OnLog(et_timestamp_t, et_pal_log_level_t level, const char* file, const char*, size_t line,
            const char* message, size_t length) {
-  const std::string_view text(message, length);
-  std::fprintf(stderr, "%c %s:%zu] %.*s\n", static_cast<char>(level), file, line,
-               static_cast<int>(text.size()), text.data());
   if (level != et_pal_log_level_t::kError && level != et_pal_log_level_t::kFatal) return;
+  const std::string_view text(message, length);
+  std::fprintf(stderr, "%s:%zu] %.*s\n", file, line, static_cast<int>(text.size()), text.data());
   const std::lock_guard<std::mutex> lock(log_mutex);
   if (first_error.empty()) first_error = text;
 }

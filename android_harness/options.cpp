@@ -47,9 +47,15 @@ void ParseOne(const std::string& flag, const char* value, Options* options) {
     options->runs = ParseCount(flag, value, 1, 1000000);
   } else if (flag == "--threads") {
     options->threads = ParseCount(flag, value, 1, 256);
-  } else {
-    throw Failure("usage", "There is no argument " + flag + "; see --help.");
   }
+}
+
+bool Known(const std::string& flag) {
+  for (const char* known : {"--model", "--input", "--output", "--etdump", "--cpu-mask", "--warmup",
+                            "--runs", "--threads"}) {
+    if (flag == known) return true;
+  }
+  return false;
 }
 
 int HexDigit(char c) {
@@ -69,9 +75,8 @@ Options ParseOptions(int argc, char** argv) {
       options.help = true;
       return options;
     }
-    if (i + 1 == argc) {
-      throw Failure("usage", flag + " needs a value; see --help.");
-    }
+    if (!Known(flag)) throw Failure("usage", "There is no argument " + flag + "; see --help.");
+    if (i + 1 == argc) throw Failure("usage", flag + " needs a value; see --help.");
     ParseOne(flag, argv[i + 1], &options);
   }
   if (options.model.empty()) throw Failure("usage", "Name a model with --model; see --help.");

@@ -51,6 +51,7 @@ using executorch::runtime::Result;
 using executorch::runtime::Span;
 
 constexpr char kName[] = "EdgeKernelsBackend";
+constexpr char kEventMark[] = "edge";
 constexpr size_t kAlignment =
     64;  // of the plan's bytes, so that packed weights start at cache lines
 constexpr size_t kMaxThreads = 256;
@@ -108,7 +109,8 @@ struct Delegate {
   std::vector<float*> outputs;
 };
 
-// Logs every op of a run as a delegate event.
+// Logs every op of a run as a delegate event. The mark tells readers of an ETDump which delegate's
+// event it is.
 class OpEvents final : public edge::Observer {
  public:
   OpEvents(EventTracer* tracer, const std::vector<std::string>& names)
@@ -118,7 +120,8 @@ class OpEvents final : public edge::Observer {
         tracer_, names_[op].c_str(), executorch::runtime::kUnsetDelegateDebugIntId);
   }
   void End(uint32_t, std::string_view) override {
-    executorch::runtime::event_tracer_end_profiling_delegate(tracer_, entry_);
+    executorch::runtime::event_tracer_end_profiling_delegate(tracer_, entry_, kEventMark,
+                                                             sizeof kEventMark - 1);
   }
 
  private:

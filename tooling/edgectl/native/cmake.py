@@ -72,8 +72,8 @@ class Build:
 def run(build: Build, progress: Progress | None = None) -> Path:
     """Returns the folder with what the build keeps, building it first when anything that goes into it has changed.
 
-    The build tree stays, so a change rebuilds only what it touches. The folder appears by one rename when it is complete;
-    an interrupted build leaves none. Two processes do not build the same thing at once.
+    The build tree stays, so a change rebuilds only what it touches. The folder appears by one rename when it is
+    complete; an interrupted build leaves none. Two processes do not build the same thing at once.
 
     Raises:
         ToolError: CMake or the compiler failed; the detail holds its last lines.

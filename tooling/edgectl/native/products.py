@@ -51,9 +51,9 @@ def host_backend(progress: Progress | None = None) -> Path:
 def runner_bundle(target: RunnerTarget, progress: Progress | None = None) -> Bundle:
     """The runner for this machine or for arm64.
 
-    The host's runner finds ExecuTorch's libraries where they are installed. The one for arm64 comes with its own loader,
-    C library and ExecuTorch libraries, so that it needs nothing of the device but a Linux kernel. (On a real phone that
-    has not been tried.)
+    The host's runner finds ExecuTorch's libraries where they are installed. The one for arm64 comes with its own
+    loader, C library and ExecuTorch libraries, so that it needs nothing of the device but a Linux kernel. (On a real
+    phone that has not been tried.)
 
     Raises:
         UserError: no compiler, cmake, ninja or ExecuTorch.
@@ -67,7 +67,7 @@ def runner_bundle(target: RunnerTarget, progress: Progress | None = None) -> Bun
 
 
 def kernels_library(progress: Progress | None = None) -> Path:
-    """``libedge_kernels.a`` for arm64, to link into a program of one's own: by the NDK if there is one, else by Debian's g++.
+    """``libedge_kernels.a`` for arm64, to link into one's own program: by the NDK if there is one, else by Debian's.
 
     Raises:
         UserError: no compiler, cmake or ninja.

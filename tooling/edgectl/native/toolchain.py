@@ -71,9 +71,9 @@ def cross(name: str, compiler: Sequence[str], *args: str) -> Toolchain:
 def ndk() -> Toolchain | None:
     """Android's NDK when ``$ANDROID_NDK_HOME`` names one, for API level 28 (Android 9) and up; else None.
 
-    Not tried: no NDK can be had where this was written. It can build the kernels alone: the libraries in ExecuTorch's wheel
-    are made for glibc and do not link with Android's own C library, so the runner is always built with Debian's compiler
-    and carries its glibc along.
+    Not tried: no NDK can be had where this was written. It can build the kernels alone: the libraries in ExecuTorch's
+    wheel are made for glibc and do not link with Android's own C library, so the runner is always built with Debian's
+    compiler and carries its glibc along.
 
     Raises:
         UserError: the variable is set, but there is no NDK.
