@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from edgectl.compress.prune import apply_masks, prune_oneshot
-from edgectl.tasks.sr import Patches, evaluate, image_files, read_image
 from model import WDSR, wdsr
 from safetensors.torch import load_file, save_file
 from torch.nn.utils.parametrizations import weight_norm
+
+from edgectl.compress.prune import apply_masks, prune_oneshot
+from edgectl.tasks.sr import Patches, evaluate, image_files, read_image
 
 
 @dataclass(frozen=True)
