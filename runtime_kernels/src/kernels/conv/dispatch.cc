@@ -137,6 +137,20 @@ bool IsaSupported(Isa isa) {
   switch (isa) {
     case Isa::kFallback:
       return true;
+#ifdef EDGE_HAVE_AVX2
+    case Isa::kAvx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+#ifdef EDGE_HAVE_AVX512
+    case Isa::kAvx512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("fma");
+#endif
+#ifdef EDGE_HAVE_NEON
+    case Isa::kNeon:
+      return true;
+#endif
     default:
       return false;
   }
@@ -149,6 +163,18 @@ Isa ActiveIsa() {
 
 const KernelTable& KernelsOf(Isa isa) {
   switch (isa) {
+#ifdef EDGE_HAVE_AVX2
+    case Isa::kAvx2:
+      return kAvx2Kernels;
+#endif
+#ifdef EDGE_HAVE_AVX512
+    case Isa::kAvx512:
+      return kAvx512Kernels;
+#endif
+#ifdef EDGE_HAVE_NEON
+    case Isa::kNeon:
+      return kNeonKernels;
+#endif
     default:
       return kFallbackKernels;
   }
@@ -160,18 +186,24 @@ int BlockIndex(uint32_t block) {
   return index;
 }
 
-void Conv(const ConvArgs& args, ThreadPool* pool, Isa isa) {
+void Conv(const ConvArgs& args, ThreadPool* pool, Isa isa) { ConvWith(args, pool, KernelsOf(isa)); }
+
+void Linear(const LinearArgs& args, ThreadPool* pool, Isa isa) {
+  LinearWith(args, pool, KernelsOf(isa));
+}
+
+void ConvWith(const ConvArgs& args, ThreadPool* pool, const KernelTable& kernels) {
   if (args.n <= 0 || args.h <= 0 || args.w <= 0) return;
-  const ConvKernel& kernel = KernelsOf(isa).conv[BlockIndex(args.packed.block)];
-  const ConvSchedule schedule = PlanConv(args, kernel.lanes, kernel.tile, pool->threads());
+  const ConvKernel& kernel = kernels.conv[BlockIndex(args.packed.block)];
+  const ConvSchedule schedule = PlanConv(args, kernel, pool->threads());
   const ConvRun run(args, kernel, schedule);
   pool->ParallelFor(static_cast<size_t>(schedule.strips * schedule.groups), 1,
                     [&run](size_t begin, size_t end) { run.Tasks(begin, end); });
 }
 
-void Linear(const LinearArgs& args, ThreadPool* pool, Isa isa) {
+void LinearWith(const LinearArgs& args, ThreadPool* pool, const KernelTable& kernels) {
   if (args.n <= 0) return;
-  const LinearKernel& kernel = KernelsOf(isa).linear[BlockIndex(args.packed.block)];
+  const LinearKernel& kernel = kernels.linear[BlockIndex(args.packed.block)];
   // Waking a thread costs some microseconds: give it at least as much to do.
   constexpr int64_t kGrainMacs = 32 * 1024;
   const int64_t blocks = std::max<int64_t>(1, args.packed.n_blocks);

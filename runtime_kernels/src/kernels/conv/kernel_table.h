@@ -56,6 +56,7 @@ struct ConvKernel {
   const char* name;  // in XNNPACK's style: f32-bsconv-FILTERSxPIXELS-ISA
   int32_t lanes;     // filters computed together: divides the block size it is listed for
   int32_t tile;      // pixels computed together
+  int32_t vector;    // pixels a vector register
   void (*run)(const ConvJob& job);
 };
 
@@ -79,5 +80,9 @@ extern const KernelTable kNeonKernels;
 // The table of a supported ISA, and of a block size in {1, 2, 4, 8, 16} its index there.
 const KernelTable& KernelsOf(Isa isa);
 int BlockIndex(uint32_t block);
+
+// Conv and Linear (conv.h) with the kernels of a given table.
+void ConvWith(const ConvArgs& args, ThreadPool* pool, const KernelTable& kernels);
+void LinearWith(const LinearArgs& args, ThreadPool* pool, const KernelTable& kernels);
 
 }  // namespace edge

@@ -40,13 +40,13 @@ int64_t DivUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
-ConvSchedule PlanConv(const ConvArgs& a, int32_t lanes, int32_t tile, size_t threads) {
+ConvSchedule PlanConv(const ConvArgs& a, const ConvKernel& kernel, size_t threads) {
   const PackedView& p = a.packed;
   ConvSchedule s{};
   const bool flat = CanFlatten(a);
   s.rows = flat ? 1 : a.h;
   s.cols = flat ? static_cast<int32_t>((a.h - 1) * a.out_h + a.w) : a.w;
-  const int64_t units = int64_t{p.n_blocks} * (p.block / lanes);
+  const int64_t units = int64_t{p.n_blocks} * (p.block / kernel.lanes);
   const int64_t plane = int64_t{s.rows} * s.cols;
 
   // Blocks that look at inputs of their own (depthwise, grouped) gain nothing from a strip staying
@@ -59,11 +59,14 @@ ConvSchedule PlanConv(const ConvArgs& a, int32_t lanes, int32_t tile, size_t thr
   if (!s.filters_outer) {
     const int64_t weight_bytes = int64_t{p.n_entries} * (p.block + 1) * 4;
     const int64_t entries = DivUp(p.n_entries, std::max<int64_t>(1, p.n_blocks));
-    const int64_t tile_bytes = std::max<int64_t>(1, entries * tile * 4 / 2);
+    const int64_t tile_bytes = std::max<int64_t>(1, entries * kernel.tile * 4 / 2);
     const int64_t tiles = weight_bytes <= kCacheBytes ? 1 : kCacheBytes / tile_bytes;
-    strip = std::min(plane, std::clamp<int64_t>(tiles, 1, 8) * tile);
+    strip = std::min(plane, std::clamp<int64_t>(tiles, 1, 8) * kernel.tile);
   }
-  s.strip_cols = static_cast<int32_t>(std::min<int64_t>(s.cols, strip));
+  // As even as whole vectors allow.
+  const int64_t across = DivUp(s.cols, strip);
+  s.strip_cols = static_cast<int32_t>(
+      std::min<int64_t>(s.cols, DivUp(DivUp(s.cols, across), kernel.vector) * kernel.vector));
   s.strip_rows = static_cast<int32_t>(std::clamp<int64_t>(strip / s.strip_cols, 1, s.rows));
   s.strips = int64_t{a.n} * DivUp(s.rows, s.strip_rows) * DivUp(s.cols, s.strip_cols);
 

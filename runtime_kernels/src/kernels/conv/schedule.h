@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "kernels/conv/conv.h"
+#include "kernels/conv/kernel_table.h"
 
 namespace edge {
 
@@ -19,7 +19,6 @@ struct ConvSchedule {
                        // groups of a strip first
 };
 
-// `lanes`, `tile`: filters and pixels that the microkernel computes together.
-ConvSchedule PlanConv(const ConvArgs& args, int32_t lanes, int32_t tile, size_t threads);
+ConvSchedule PlanConv(const ConvArgs& args, const ConvKernel& kernel, size_t threads);
 
 }  // namespace edge

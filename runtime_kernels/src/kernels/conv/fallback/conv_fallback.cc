@@ -1,8 +1,8 @@
 // The plain C++ kernels: the specification of all others, and what runs on a CPU without any of
 // their instruction sets.
 #include <algorithm>
-#include <cmath>
 
+#include "kernels/activation.h"
 #include "kernels/conv/kernel_table.h"
 
 namespace edge {
@@ -11,32 +11,10 @@ namespace {
 constexpr int kMaxLanes = 16;
 constexpr int kTile = 64;
 
-float Activate(float x, const Epilogue& e) {
-  switch (e.act) {
-    case ActKind::kNone:
-      return x;
-    case ActKind::kClamp:  // written so that NaN stays NaN
-      return x < e.lo ? e.lo : x > e.hi ? e.hi : x;
-    case ActKind::kLeakyRelu:
-      return x < 0 ? x * e.lo : x;
-    case ActKind::kHardswish:
-      return x * std::min(std::max(x + 3.0f, 0.0f), 6.0f) / 6.0f;
-    case ActKind::kSigmoid:
-      return 1.0f / (1.0f + std::exp(-x));
-    case ActKind::kSilu:
-      return x / (1.0f + std::exp(-x));
-    case ActKind::kMish: {  // x tanh(log(1 + e^x)) with tanh(log(1 + e)) = (e^2 + 2e) / (e^2 + 2e +
-                            // 2); 1 in float from 20 on
-      const float t = std::exp(std::min(x, 20.0f));
-      return x * (t * (t + 2.0f)) / (t * (t + 2.0f) + 2.0f);
-    }
-  }
-  return x;
-}
-
 float Finish(float sum, const float* residual, const Epilogue& e) {
-  if (residual == nullptr) return Activate(sum, e);
-  return e.residual_after_act ? Activate(sum, e) + *residual : Activate(sum + *residual, e);
+  if (residual == nullptr) return Activate(e.act, sum, e.lo, e.hi);
+  return e.residual_after_act ? Activate(e.act, sum, e.lo, e.hi) + *residual
+                              : Activate(e.act, sum + *residual, e.lo, e.hi);
 }
 
 // One filter over pixels [x, x + count) of one row.
@@ -89,11 +67,11 @@ void RunLinear(const LinearJob& job) {
 
 }  // namespace
 
-const KernelTable kFallbackKernels = {{{"f32-bsconv-1x64-scalar", 1, kTile, RunConv},
-                                       {"f32-bsconv-2x64-scalar", 2, kTile, RunConv},
-                                       {"f32-bsconv-4x64-scalar", 4, kTile, RunConv},
-                                       {"f32-bsconv-8x64-scalar", 8, kTile, RunConv},
-                                       {"f32-bsconv-16x64-scalar", 16, kTile, RunConv}},
+const KernelTable kFallbackKernels = {{{"f32-bsconv-1x64-scalar", 1, kTile, 1, RunConv},
+                                       {"f32-bsconv-2x64-scalar", 2, kTile, 1, RunConv},
+                                       {"f32-bsconv-4x64-scalar", 4, kTile, 1, RunConv},
+                                       {"f32-bsconv-8x64-scalar", 8, kTile, 1, RunConv},
+                                       {"f32-bsconv-16x64-scalar", 16, kTile, 1, RunConv}},
                                       {{"f32-bslinear-1-scalar", RunLinear},
                                        {"f32-bslinear-2-scalar", RunLinear},
                                        {"f32-bslinear-4-scalar", RunLinear},

@@ -1,0 +1,63 @@
+// The activation functions over a vector type (simd.h), for the epilogues of the kernels.
+#pragma once
+#include "kernels/conv/conv.h"
+#include "kernels/conv/simd.h"
+
+namespace edge {
+
+// e^x within 2 ulp for x in [-87.3, 88.3], which x is clamped to: Cephes' expf. NaN stays NaN.
+template <class V>
+EDGE_INLINE typename V::Reg Exp(typename V::Reg x) {
+  using Reg = typename V::Reg;
+  x = V::Min(V::Set(88.3f), V::Max(V::Set(-87.3f), x));
+  const Reg n = V::Round(V::Mul(x, V::Set(1.44269504088896341f)));
+  Reg r = V::Fma(n, V::Set(-0.693359375f), x);  // ln 2 in two parts: the first one exact
+  r = V::Fma(n, V::Set(2.12194440e-4f), r);
+  Reg p = V::Set(1.9875691500e-4f);
+  p = V::Fma(p, r, V::Set(1.3981999507e-3f));
+  p = V::Fma(p, r, V::Set(8.3334519073e-3f));
+  p = V::Fma(p, r, V::Set(4.1665795894e-2f));
+  p = V::Fma(p, r, V::Set(1.6666665459e-1f));
+  p = V::Fma(p, r, V::Set(5.0000001201e-1f));
+  p = V::Add(V::Fma(V::Mul(r, r), p, r), V::Set(1.0f));
+  return V::Mul(p, V::PowerOfTwo(n));
+}
+
+template <class V>
+EDGE_INLINE typename V::Reg Activate(typename V::Reg x, const Epilogue& e) {
+  using Reg = typename V::Reg;
+  const Reg zero = V::Set(0.0f), one = V::Set(1.0f);
+  switch (e.act) {
+    case ActKind::kNone:
+      return x;
+    case ActKind::kClamp:
+      return V::Min(V::Set(e.hi), V::Max(V::Set(e.lo), x));
+    case ActKind::kLeakyRelu:
+      return V::Fma(V::Min(zero, x), V::Set(e.lo), V::Max(zero, x));
+    case ActKind::kHardswish: {
+      const Reg gate = V::Min(V::Set(6.0f), V::Max(zero, V::Add(x, V::Set(3.0f))));
+      return V::Mul(V::Mul(x, gate), V::Set(1.0f / 6.0f));
+    }
+    case ActKind::kSigmoid:
+      return V::Div(one, V::Add(one, Exp<V>(V::Sub(zero, x))));
+    case ActKind::kSilu:
+      return V::Div(x, V::Add(one, Exp<V>(V::Sub(zero, x))));
+    case ActKind::kMish: {  // x tanh(log(1 + e^x)) with tanh(log(1 + t)) = t (t + 2) / (t (t + 2) +
+                            // 2); 1 in float from 20 on
+      const Reg t = Exp<V>(V::Min(V::Set(20.0f), x));
+      const Reg u = V::Mul(t, V::Add(t, V::Set(2.0f)));
+      return V::Div(V::Mul(x, u), V::Add(u, V::Set(2.0f)));
+    }
+  }
+  return x;
+}
+
+// In place over `count` whole vectors.
+template <class V>
+EDGE_NOINLINE void ActivateVectors(float* x, int count, const Epilogue& e) {
+  for (int i = 0; i < count; ++i) {
+    V::Store(x + i * V::kLanes, Activate<V>(V::Load(x + i * V::kLanes), e));
+  }
+}
+
+}  // namespace edge

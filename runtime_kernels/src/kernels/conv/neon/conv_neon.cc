@@ -1,0 +1,22 @@
+// 32 registers: 24 sums (16 for one filter), the pixels or the weights of an entry, and one or two
+// of the other. Blocks of 16 filters run as two of 8 over the same entries.
+#include "kernels/conv/conv_impl.h"
+#include "kernels/conv/linear_impl.h"
+#include "kernels/conv/neon/vec.h"
+
+namespace edge {
+
+using neon::Vec4;
+
+const KernelTable kNeonKernels = {{{"f32-bsconv-1x64-neon", 1, 64, 4, RunConv<Vec4, 1, 16>},
+                                   {"f32-bsconv-2x48-neon", 2, 48, 4, RunConv<Vec4, 2, 12>},
+                                   {"f32-bsconv-4x24-neon", 4, 24, 4, RunConv<Vec4, 4, 6>},
+                                   {"f32-bsconv-8x12-neon", 8, 12, 4, RunConv<Vec4, 8, 3>},
+                                   {"f32-bsconv-8x12-neon", 8, 12, 4, RunConv<Vec4, 8, 3>}},
+                                  {{"f32-bslinear-1-neon", RunLinearDot<Vec4, 1>},
+                                   {"f32-bslinear-2-neon", RunLinearDot<Vec4, 2>},
+                                   {"f32-bslinear-4-neon", RunLinear<Vec4, 1>},
+                                   {"f32-bslinear-8-neon", RunLinear<Vec4, 2>},
+                                   {"f32-bslinear-16-neon", RunLinear<Vec4, 4>}}};
+
+}  // namespace edge
