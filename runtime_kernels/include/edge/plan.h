@@ -23,7 +23,8 @@ enum class Status : int {
 };
 const char* StatusMessage(Status status);
 
-// A validated, read-only view of plan bytes. The bytes must outlive the view and be 4-byte aligned.
+// A validated, read-only view of plan bytes. The bytes must outlive the view and be 8-byte aligned (64 is best: the weights'
+// alignment counts from the start of the plan); otherwise Load answers kBadArgument.
 class Plan {
  public:
   // Validates everything; on any error returns its status and leaves *out untouched. Never reads outside [bytes, bytes + size).

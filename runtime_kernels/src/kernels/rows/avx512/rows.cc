@@ -1,0 +1,3 @@
+// The row loops for avx512.
+#define EDGE_ROWS_NAMESPACE avx512
+#include "kernels/rows/rows.inc"

@@ -1,0 +1,3 @@
+// The row loops for fallback.
+#define EDGE_ROWS_NAMESPACE fallback
+#include "kernels/rows/rows.inc"

@@ -1,0 +1,45 @@
+// The checks behind Plan::Load. Each looks only at what the checks before it have found sound.
+#pragma once
+#include <cstdint>
+
+#include "edge/plan.h"
+#include "kernels/conv/conv.h"
+
+namespace edge {
+
+// Dims, strides, halo and place of one tensor.
+Status ValidateTensor(const Plan& plan, const TensorRec& t);
+
+// That no element of a tensor that is written lies inside another element or in the tensor's own
+// halo.
+Status ValidateWritten(const TensorRec& t);
+
+// Enums, operands, names, shapes and parameters of one op, and the memory that it touches. Adds its
+// multiply-adds to *work.
+Status ValidateOp(const Plan& plan, const OpRec& op, double* work);
+
+// kConv and kLinear: the same for their packed weights.
+Status ValidatePacked(const Plan& plan, const OpRec& op, double* work);
+
+// The packed weights of a kConv or kLinear; the offsets inside of the blob are checked, what they
+// point to is not.
+Status ResolvePacked(const Plan& plan, const OpRec& op, PackedView* out);
+
+// Multiply-adds (or comparable steps) of one run of a valid plan.
+double PlanWork(const Plan& plan);
+
+inline bool SameDims(const TensorRec& a, const TensorRec& b) {
+  return a.dims[0] == b.dims[0] && a.dims[1] == b.dims[1] && a.dims[2] == b.dims[2] &&
+         a.dims[3] == b.dims[3];
+}
+
+inline double Elements(const TensorRec& t) {
+  return static_cast<double>(t.dims[0]) * t.dims[1] * t.dims[2] * t.dims[3];
+}
+
+// Elements from the first to the last one of image n = 0, gaps included.
+inline int64_t ImageSpan(const TensorRec& t) {
+  return (t.dims[1] - 1) * t.stride[1] + (t.dims[2] - 1) * t.stride[2] + t.dims[3];
+}
+
+}  // namespace edge

@@ -1,0 +1,208 @@
+// What makes an op sound: operands, shapes, parameters.
+#include <cmath>
+
+#include "kernels/pool/window.h"
+#include "plan/limits.h"
+#include "plan/overlap.h"
+#include "plan/validate.h"
+
+namespace edge {
+namespace {
+
+struct Operands {
+  const Plan& plan;
+  const OpRec& op;
+  const TensorRec& in;  // the first input
+  const TensorRec& out;
+
+  const TensorRec& input(uint32_t i) const { return plan.tensor(plan.index(op.inputs_off + i)); }
+};
+
+Status Require(bool condition) { return condition ? Status::kOk : Status::kBadValue; }
+
+bool Within(int64_t value, int64_t low, int64_t high) { return low <= value && value <= high; }
+
+bool SameBatchAndChannels(const Operands& o) {
+  return o.in.dims[0] == o.out.dims[0] && o.in.dims[1] == o.out.dims[1];
+}
+
+Status CheckCopy(const Operands& o, double*) {
+  const int32_t* p = o.op.p;
+  const bool params =
+      Within(p[0], 1, 64) && Within(p[1], -kMaxDim, kMaxDim) && Within(p[2], -kMaxDim, kMaxDim);
+  return Require(params && o.in.dims[0] == o.out.dims[0] && o.out.dims[1] % o.in.dims[1] == 0 &&
+                 o.out.dims[1] / o.in.dims[1] <= p[0] * p[0]);
+}
+
+Status CheckSameDims(const Operands& o, double*) { return Require(SameDims(o.in, o.out)); }
+
+Status CheckBroadcast(const Operands& o, double*) {
+  const TensorRec& b = o.input(1);
+  for (int d = 0; d < 4; ++d) {
+    const int32_t x = o.in.dims[d], y = b.dims[d];
+    if (o.out.dims[d] != (x == 1 ? y : x) || (y != 1 && y != o.out.dims[d]))
+      return Status::kBadValue;
+  }
+  return Status::kOk;
+}
+
+Status CheckConcat(const Operands& o, double*) {
+  const int32_t axis = o.op.p[0];
+  if (!Within(axis, 0, 3)) return Status::kBadValue;
+  int64_t sum = 0;
+  for (uint32_t i = 0; i < o.op.n_inputs; ++i) {
+    const TensorRec& in = o.input(i);
+    for (int d = 0; d < 4; ++d) {
+      if (d != axis && in.dims[d] != o.out.dims[d]) return Status::kBadValue;
+    }
+    sum += in.dims[axis];
+  }
+  return Require(sum == o.out.dims[axis]);
+}
+
+// Every window touches the input, and fits the kernels' tile.
+bool WindowsFit(const WindowAxis& axis, int64_t in, int64_t out) {
+  if (axis.kernel < 1 || axis.dilation < 1 || axis.stride < 1) return false;
+  if (axis.kernel > kMaxWindowSpan || axis.dilation > kMaxWindowSpan || axis.stride > kMaxDim)
+    return false;
+  if (axis.Span() > kMaxWindowSpan || axis.pad < 0 || axis.pad >= axis.Span()) return false;
+  return (out - 1) * axis.stride - axis.pad < in;
+}
+
+Status CheckWindows(const Operands& o, const WindowAxis& vertical, const WindowAxis& horizontal,
+                    double* work) {
+  *work += Elements(o.out) * static_cast<double>(vertical.kernel + horizontal.kernel);
+  return Require(SameBatchAndChannels(o) && WindowsFit(vertical, o.in.dims[2], o.out.dims[2]) &&
+                 WindowsFit(horizontal, o.in.dims[3], o.out.dims[3]));
+}
+
+Status CheckMaxPool(const Operands& o, double* work) {
+  const int32_t* p = o.op.p;
+  return CheckWindows(o, {p[0], p[2], p[4], p[6]}, {p[1], p[3], p[5], p[7]}, work);
+}
+
+Status CheckAvgPool(const Operands& o, double* work) {
+  const int32_t* p = o.op.p;
+  if (!Within(p[6], 0, 1) || p[7] < 0 || !Within(p[8], 0, kMaxWindowSpan) ||
+      !Within(p[9], 0, kMaxWindowSpan)) {
+    return Status::kBadValue;
+  }
+  return CheckWindows(o, {p[0], p[2], p[4], 1}, {p[1], p[3], p[5], 1}, work);
+}
+
+Status CheckAdaptiveAvgPool(const Operands& o, double* work) {
+  *work +=
+      Elements(o.out) * (o.in.dims[2] / o.out.dims[2] + 2.0) * (o.in.dims[3] / o.out.dims[3] + 2.0);
+  return Require(SameBatchAndChannels(o));
+}
+
+Status CheckUpsample(const Operands& o, double*) {
+  const float* f = o.op.f;
+  if (!(std::isfinite(f[0]) && std::isfinite(f[1]) && f[0] >= 0 && f[1] >= 0))
+    return Status::kBadValue;
+  if (static_cast<OpKind>(o.op.op) == OpKind::kUpsampleBilinear && !Within(o.op.p[0], 0, 1))
+    return Status::kBadValue;
+  return Require(SameBatchAndChannels(o));
+}
+
+Status CheckPixelShuffle(const Operands& o, double*) {
+  const int64_t r = o.op.p[0], top = o.op.p[1], left = o.op.p[2];
+  if (!Within(r, 1, 1024) || !Within(top, 0, kMaxDim) || !Within(left, 0, kMaxDim))
+    return Status::kBadValue;
+  return Require(o.in.dims[0] == o.out.dims[0] && o.in.dims[1] == o.out.dims[1] * r * r &&
+                 (o.out.dims[2] - 1 + top) / r < o.in.dims[2] &&
+                 (o.out.dims[3] - 1 + left) / r < o.in.dims[3]);
+}
+
+Status CheckPacked(const Operands& o, double* work) {
+  if (o.op.residual != kNone) {
+    if (o.op.residual >= o.plan.header().n_tensors) return Status::kBadOffset;
+    const TensorRec& residual = o.plan.tensor(o.op.residual);
+    if (!SameDims(residual, o.out) || o.op.residual_after_act > 1) return Status::kBadValue;
+    if (!Disjoint(ElementsOf(residual), ElementsOf(o.out))) return Status::kBadValue;
+  }
+  return ValidatePacked(o.plan, o.op, work);
+}
+
+struct Rule {
+  uint32_t min_inputs, max_inputs;
+  bool activates;  // act means something
+  bool may_be_in_place;
+  Status (*check)(const Operands& operands, double* work);
+};
+
+constexpr Rule kRules[] = {
+    {1, 1, false, false, CheckCopy},
+    {1, 1, true, false, CheckPacked},
+    {1, 1, true, false, CheckPacked},
+    {1, 1, true, true, CheckSameDims},   // kUnary
+    {2, 2, true, true, CheckBroadcast},  // kAdd
+    {2, 2, true, true, CheckBroadcast},  // kMul
+    {1, kMaxOperands, false, false, CheckConcat},
+    {1, 1, false, false, CheckMaxPool},
+    {1, 1, false, false, CheckAvgPool},
+    {1, 1, false, false, CheckAdaptiveAvgPool},
+    {1, 1, false, false, CheckUpsample},
+    {1, 1, false, false, CheckUpsample},
+    {1, 1, false, false, CheckPixelShuffle},
+    {1, 1, false, false, CheckSameDims},  // kSoftmax
+};
+constexpr uint32_t kRuleCount = sizeof(kRules) / sizeof(kRules[0]);
+static_assert(kRuleCount == static_cast<uint32_t>(OpKind::kSoftmax) + 1);
+
+bool ActivationIsSane(const OpRec& op, bool activates) {
+  const float lo = op.act_param[0], hi = op.act_param[1];
+  if (op.act == static_cast<uint32_t>(ActKind::kNone)) return true;
+  if (!activates || op.act > static_cast<uint32_t>(ActKind::kSilu)) return false;
+  if (op.act == static_cast<uint32_t>(ActKind::kClamp)) return lo <= hi;  // false for NaN
+  return op.act != static_cast<uint32_t>(ActKind::kLeakyRelu) || std::isfinite(lo);
+}
+
+// Ids and offsets of the record itself.
+Status CheckReferences(const Header& h, const Plan& plan, const OpRec& op) {
+  if (op.name_off > h.strings_size || op.name_len > h.strings_size - op.name_off)
+    return Status::kBadOffset;
+  if (op.inputs_off > h.n_index || op.n_inputs > h.n_index - op.inputs_off)
+    return Status::kBadOffset;
+  if (op.output >= h.n_tensors) return Status::kBadOffset;
+  for (uint32_t i = 0; i < op.n_inputs; ++i) {
+    if (plan.index(op.inputs_off + i) >= h.n_tensors) return Status::kBadOffset;
+  }
+  return Status::kOk;
+}
+
+Status CheckMemory(const Operands& o, bool may_be_in_place) {
+  const auto storage = static_cast<Storage>(o.out.storage);
+  if (storage != Storage::kArena && storage != Storage::kOutput) return Status::kBadValue;
+  for (uint32_t i = 0; i < o.op.n_inputs; ++i) {
+    if (may_be_in_place && SameView(o.input(i), o.out)) continue;
+    if (!Disjoint(ElementsOf(o.input(i)), ElementsOf(o.out))) return Status::kBadValue;
+  }
+  return ValidateWritten(o.out);
+}
+
+}  // namespace
+
+Status ValidateOp(const Plan& plan, const OpRec& op, double* work) {
+  if (op.op >= kRuleCount) return Status::kBadValue;
+  const Rule& rule = kRules[op.op];
+  if (op.n_inputs < rule.min_inputs || op.n_inputs > rule.max_inputs) return Status::kBadValue;
+  Status status = CheckReferences(plan.header(), plan, op);
+  if (status != Status::kOk) return status;
+  if (!ActivationIsSane(op, rule.activates)) return Status::kBadValue;
+  if (op.residual != kNone && rule.check != CheckPacked) return Status::kBadValue;
+  const Operands operands = {plan, op, plan.tensor(plan.index(op.inputs_off)),
+                             plan.tensor(op.output)};
+  status = CheckMemory(operands, rule.may_be_in_place);
+  if (status != Status::kOk) return status;
+  *work += Elements(operands.out);
+  return rule.check(operands, work);
+}
+
+double PlanWork(const Plan& plan) {
+  double work = 0;
+  for (uint32_t i = 0; i < plan.header().n_ops; ++i) ValidateOp(plan, plan.op(i), &work);
+  return work;
+}
+
+}  // namespace edge

@@ -1,0 +1,115 @@
+// Packed weights of kConv and kLinear, and everything that their entries read.
+#include <algorithm>
+#include <memory>
+#include <new>
+
+#include "plan/limits.h"
+#include "plan/overlap.h"
+#include "plan/validate.h"
+
+namespace edge {
+namespace {
+
+template <typename T>
+bool Resolve(const uint8_t* blob, uint64_t size, uint64_t offset, uint64_t count, const T** out) {
+  if (offset < sizeof(PackedHeader) || offset > size || offset % 64 != 0) return false;
+  if (count > (size - offset) / sizeof(T)) return false;
+  *out = reinterpret_cast<const T*>(blob + offset);
+  return true;
+}
+
+Status CheckRows(const PackedView& packed) {
+  if (packed.row_ptr[0] != 0 || packed.row_ptr[packed.n_blocks] != packed.n_entries)
+    return Status::kBadValue;
+  for (uint32_t i = 0; i < packed.n_blocks; ++i) {
+    if (packed.row_ptr[i] > packed.row_ptr[i + 1]) return Status::kBadValue;
+  }
+  return Status::kOk;
+}
+
+// Every output channel belongs to exactly one lane.
+Status CheckFilters(const PackedView& packed) {
+  const uint64_t lanes = uint64_t{packed.n_blocks} * packed.block;
+  std::unique_ptr<bool[]> seen(new (std::nothrow) bool[packed.n_filters]());
+  if (seen == nullptr) return Status::kOutOfMemory;
+  uint32_t used = 0;
+  for (uint64_t i = 0; i < lanes; ++i) {
+    const uint32_t filter = packed.filters[i];
+    if (filter == kNone) continue;
+    if (filter >= packed.n_filters || seen[filter]) return Status::kBadValue;
+    seen[filter] = true;
+    ++used;
+  }
+  return used == packed.n_filters ? Status::kOk : Status::kBadValue;
+}
+
+// What the entries read of every image: offsets from [low, high] for every output pixel.
+Range ReadsOf(const TensorRec& in, const TensorRec& out, int64_t low, int64_t high) {
+  Range reads = ElementsOf(in);
+  reads.begin += low;
+  reads.length = high - low + (out.dims[2] - 1) * in.stride[2] + out.dims[3];
+  return reads;
+}
+
+Status CheckConvReads(const Plan& plan, const TensorRec& in, const Range& reads) {
+  if (in.storage != static_cast<uint32_t>(Storage::kArena)) return Status::kBadValue;
+  const int64_t end = reads.begin + (reads.n - 1) * reads.step + reads.length;
+  const int64_t arena = static_cast<int64_t>(plan.header().arena_size / sizeof(float));
+  return reads.begin >= 0 && end <= arena ? Status::kOk : Status::kBadOffset;
+}
+
+}  // namespace
+
+Status ResolvePacked(const Plan& plan, const OpRec& op, PackedView* out) {
+  const uint64_t data_size = plan.header().data_size;
+  if (op.data_off % 64 != 0 || op.data_off > data_size || op.data_size > data_size - op.data_off)
+    return Status::kBadOffset;
+  if (op.data_size < sizeof(PackedHeader)) return Status::kBadOffset;
+  const uint8_t* blob = plan.data() + op.data_off;
+  const PackedHeader& h = *reinterpret_cast<const PackedHeader*>(blob);
+  const bool known = h.block == 1 || h.block == 2 || h.block == 4 || h.block == 8 || h.block == 16;
+  if (!known || h.n_blocks < 1 || h.n_filters < 1 || h.n_filters > kMaxDim)
+    return Status::kBadValue;
+  const uint64_t lanes = uint64_t{h.n_blocks} * h.block;
+  PackedView view = {h.block, h.n_blocks, h.n_entries, h.n_filters, nullptr,
+                     nullptr, nullptr,    nullptr,     nullptr};
+  const bool fits =
+      Resolve(blob, op.data_size, h.row_ptr_off, uint64_t{h.n_blocks} + 1, &view.row_ptr) &&
+      Resolve(blob, op.data_size, h.filters_off, lanes, &view.filters) &&
+      Resolve(blob, op.data_size, h.offsets_off, h.n_entries, &view.offsets) &&
+      Resolve(blob, op.data_size, h.weights_off, uint64_t{h.n_entries} * h.block, &view.weights) &&
+      Resolve(blob, op.data_size, h.bias_off, lanes, &view.bias);
+  if (!fits) return Status::kBadOffset;
+  *out = view;
+  return Status::kOk;
+}
+
+Status ValidatePacked(const Plan& plan, const OpRec& op, double* work) {
+  PackedView packed;
+  Status status = ResolvePacked(plan, op, &packed);
+  if (status == Status::kOk) status = CheckRows(packed);
+  if (status == Status::kOk) status = CheckFilters(packed);
+  if (status != Status::kOk) return status;
+  const TensorRec& in = plan.tensor(plan.index(op.inputs_off));
+  const TensorRec& out = plan.tensor(op.output);
+  if (out.dims[0] != in.dims[0] || static_cast<uint32_t>(out.dims[1]) != packed.n_filters)
+    return Status::kBadValue;
+  *work += static_cast<double>(out.dims[0]) * out.dims[2] * out.dims[3] * packed.block *
+           (static_cast<double>(packed.n_entries) + packed.n_blocks);
+  if (packed.n_entries == 0) {
+    return static_cast<OpKind>(op.op) == OpKind::kConv ? CheckConvReads(plan, in, ElementsOf(in))
+                                                       : Status::kOk;
+  }
+  const auto [low, high] = std::minmax_element(packed.offsets, packed.offsets + packed.n_entries);
+  const Range reads = ReadsOf(in, out, *low, *high);
+  if (static_cast<OpKind>(op.op) == OpKind::kConv) {
+    status = CheckConvReads(plan, in, reads);
+    if (status != Status::kOk) return status;
+  } else {
+    if (out.dims[2] != 1 || out.dims[3] != 1) return Status::kBadValue;
+    if (*low < 0 || *high >= ImageSpan(in)) return Status::kBadOffset;
+  }
+  return Disjoint(reads, ElementsOf(out)) ? Status::kOk : Status::kBadValue;
+}
+
+}  // namespace edge
