@@ -53,9 +53,7 @@ class Session:
             ToolError: the runner cannot be built, or the device fails.
         """
         bundle = runner_bundle(device.target, progress=progress)
-        golden = {
-            f"golden_{i}.npy": artifact.folder / f"golden/input_{i}.npy" for i in range(len(artifact.manifest.inputs))
-        }
+        golden = {f"golden_{i}.npy": artifact.folder / f"golden/input_{i}.npy" for i in range(len(artifact.manifest.inputs))}
         files = {"model.pte": artifact.model, **golden}
         pushed = [
             device.push(bundle.files, RUNNER_FOLDER, progress=progress),
@@ -106,9 +104,7 @@ class Session:
             return reply, [self._pull_array(name) for name in outputs] if want_outputs else []
         finally:
             if remote:
-                with contextlib.suppress(
-                    ToolError
-                ):  # the device may be gone; its next push does not trip over leftovers
+                with contextlib.suppress(ToolError):  # the device may be gone; its next push does not trip over leftovers
                     self.device.run(["rm", "-f", *remote], folder=self._folder, timeout=30)
 
     def check_golden(self, threads: int = 1) -> float:
@@ -123,8 +119,7 @@ class Session:
         if not worst <= GOLDEN_TOLERANCE:
             raise ToolError(
                 f"checking {self.artifact.folder} on {self.device.name}",
-                f"its output differs from PyTorch's by {worst:.2e} of the largest value, "
-                f"and {GOLDEN_TOLERANCE:.0e} is allowed",
+                f"its output differs from PyTorch's by {worst:.2e} of the largest value, and {GOLDEN_TOLERANCE:.0e} is allowed",
             )
         return worst
 

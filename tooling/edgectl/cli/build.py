@@ -22,11 +22,13 @@ def command(
     Example: edgectl build models/wdsr/x4_pruned.toml --out out/pruned --explain
     """
     from edgectl.cli.console import progress
-    from edgectl.lowering import build
     from edgectl.recipe import Recipe
 
     plan = Recipe.load(recipe)
     with progress() as say:
+        say("starting PyTorch", None)
+        from edgectl.lowering import build
+
         result = build(plan, out, force=force, progress=lambda message: say(message, None))
     _print_layers(result)
     if explain:
