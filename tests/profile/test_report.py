@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from edgectl.artifact import Layer
 from edgectl.errors import UserError
 from edgectl.profile.bench import join
+from edgectl.profile.etdump import Profile
 from edgectl.profile.report import Latency, LatencyReport, compare, total_ratio
 
 WALL_RUNS = [3_000_000, 1_000_000, 2_000_000]
@@ -21,6 +22,13 @@ def layer(name: str, nonzeros: int = 10) -> Layer:
     return Layer(
         name=name, op="conv2d", runner="edge", input_shape=[1, 3, 8, 8], output_shape=[1, 4, 8, 8], nonzeros=nonzeros, macs=640
     )
+
+
+def profile(events: dict[str, list[int]], foreign: str = "") -> Profile:
+    made = Profile(totals=[])
+    made.update(events)
+    made.runners.update({name: "executorch" if name == foreign else "edge" for name in events})
+    return made
 
 
 def report(clock: str = "wall", threads: int = 1, layers: dict[str, list[int]] | None = None) -> LatencyReport:
@@ -34,7 +42,7 @@ def report(clock: str = "wall", threads: int = 1, layers: dict[str, list[int]] |
         warmup=1,
         total=Latency.of(WALL_RUNS, clock),
         profiled=Latency.of(WALL_RUNS, clock),
-        layers=join([layer(name) for name in events], events, 2, clock),
+        layers=join([layer(name) for name in events], profile(events), 2, clock),
     )
 
 
@@ -101,16 +109,21 @@ def test_layers_are_compared_by_module_path_wherever_they_stand() -> None:
 
 
 def test_every_layer_of_the_manifest_is_a_row_and_so_are_unknown_events() -> None:
-    rows = join([layer("head"), layer("fused")], {"Method::execute": [9, 9], "head": [5, 7]}, 2, "emulated-instructions")
+    rows = join(
+        [layer("head"), layer("fused")],
+        profile({"aten::cumsum": [9, 9], "head": [5, 7]}, "aten::cumsum"),
+        2,
+        "emulated-instructions",
+    )
     assert [(row.name, row.runner, row.min) for row in rows] == [
         ("head", "edge", 5),
         ("fused", "edge", None),
-        ("Method::execute", "executorch", 9),
+        ("aten::cumsum", "executorch", 9),
     ]
 
 
 def test_only_the_timed_runs_count_not_those_that_warmed_up() -> None:
-    (row,) = join([layer("head")], {"head": [1, 50, 60]}, 2, "emulated-instructions")
+    (row,) = join([layer("head")], profile({"head": [1, 50, 60]}), 2, "emulated-instructions")
     assert row.min == 50
 
 

@@ -57,9 +57,7 @@ def _print_layers(result: BuildResult) -> None:
     size = result.artifact.model.stat().st_size
     console = output()
     console.print(layers)
-    facts = (
-        f"{len(manifest.layers)} layers, {nonzeros} of {weights} weights are not zero, {manifest.model} {count(size)}B"
-    )
+    facts = f"{len(manifest.layers)} layers, {nonzeros} of {weights} weights are not zero, {manifest.model} {count(size)}B"
     console.print(f"\n{result.artifact.folder}: {facts}", soft_wrap=True)
 
 

@@ -44,9 +44,7 @@ def progress() -> Iterator[Callable[[str, float | None], None]]:
             if message != shown:
                 bars.reset(task, total=None if fraction is None else 1.0)
                 shown = message
-            bars.update(
-                task, description=escape(message), total=None if fraction is None else 1.0, completed=fraction or 0
-            )
+            bars.update(task, description=escape(message), total=None if fraction is None else 1.0, completed=fraction or 0)
 
         yield show
 

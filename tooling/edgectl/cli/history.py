@@ -26,8 +26,7 @@ def command(
     entries = History().entries(model=model, device=device, limit=limit)
     if as_json:
         documents = [
-            {"id": entry.id, "taken_at": entry.taken_at, "report": entry.report.model_dump(mode="json")}
-            for entry in entries
+            {"id": entry.id, "taken_at": entry.taken_at, "report": entry.report.model_dump(mode="json")} for entry in entries
         ]
         print(json.dumps(documents, indent=2))
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -76,15 +76,15 @@ def bench(
     )
 
 
-def join(layers: Sequence[Layer], events: Mapping[str, Sequence[int]], runs: int, clock: Clock) -> list[LayerLatency]:
+def join(layers: Sequence[Layer], events: etdump.Profile, runs: int, clock: Clock) -> list[LayerLatency]:
     """The manifest's layers, each with the spread of its last `runs` events, then the runtime's own events by name."""
-    left = dict(events)
+    left = dict(events)  # layer's name -> ns of each run
     rows = []
     for layer in layers:
         facts = layer.model_dump(include=set(LayerLatency.model_fields)) | {"shape": layer.output_shape}
         times = left.pop(layer.name, None)
         rows.append(LayerLatency.measured(facts, Latency.of(times[-runs:], clock) if times else None))
     for name, times in left.items():
-        facts = {"name": name, "op": "runtime", "runner": "executorch"}
+        facts = {"name": name, "op": "runtime", "runner": events.runners[name]}
         rows.append(LayerLatency.measured(facts, Latency.of(times[-runs:], clock)))
     return rows
