@@ -1,6 +1,7 @@
 // Writes one JSON document, piece by piece. Values are numbers and strings; commas are put where
 // they belong.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <string>
@@ -9,22 +10,48 @@
 
 namespace harness {
 
-// A JSON string with its quotes. Bytes outside printable ASCII are kept when they are above 0x7f
-// (UTF-8) and escaped otherwise.
+// Length of the UTF-8 sequence that `text` begins with; 0 when it begins with none.
+inline size_t Utf8Length(std::string_view text) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const size_t length = byte(0) < 0x80   ? 1
+                        : byte(0) < 0xc2 ? 0
+                        : byte(0) < 0xe0 ? 2
+                        : byte(0) < 0xf0 ? 3
+                        : byte(0) < 0xf5 ? 4
+                                         : 0;
+  if (length > text.size()) return 0;
+  for (size_t i = 1; i < length; ++i) {
+    if ((byte(i) & 0xc0) != 0x80) return 0;
+  }
+  if (length > 2) {  // overlong forms, surrogates, and code points past the last
+    if (byte(0) == 0xe0 && byte(1) < 0xa0) return 0;
+    if (byte(0) == 0xed && byte(1) > 0x9f) return 0;
+    if (byte(0) == 0xf0 && byte(1) < 0x90) return 0;
+    if (byte(0) == 0xf4 && byte(1) > 0x8f) return 0;
+  }
+  return length;
+}
+
+// A JSON string with its quotes. Messages may quote a damaged file: what is not UTF-8 becomes a
+// question mark.
 inline std::string Quoted(std::string_view text) {
   std::string out = "\"";
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') {
+  for (size_t i = 0; i < text.size();) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    const size_t length = Utf8Length(text.substr(i));
+    if (length == 0) {
+      out += '?';
+    } else if (byte == '"' || byte == '\\') {
       out += '\\';
-      out += c;
+      out += text[i];
     } else if (byte < 0x20 || byte == 0x7f) {
       char escape[8];
       std::snprintf(escape, sizeof escape, "\\u%04x", byte);
       out += escape;
     } else {
-      out += c;
+      out += text.substr(i, length);
     }
+    i += length == 0 ? 1 : length;
   }
   return out + "\"";
 }
