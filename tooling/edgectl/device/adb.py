@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from adb_shell.exceptions import AdbCommandFailureException, PushFailedError
+from adb_shell.exceptions import PushFailedError
 
 from edgectl.artifact import sha256
 from edgectl.device import facts
@@ -83,9 +83,7 @@ class AdbDevice:
             progress("pushed", 1.0)
         return PushResult(todo, [name for name in checked if name not in todo], total)
 
-    def run(
-        self, argv: Sequence[str], *, folder: str, timeout: float | None = None, label: str | None = None
-    ) -> RunResult:
+    def run(self, argv: Sequence[str], *, folder: str, timeout: float | None = None, label: str | None = None) -> RunResult:
         """Runs a command in a folder of the work folder; see `Device.run`."""
         step = f"running {label or PurePosixPath(argv[0]).name} on {self.name}"
         root = self._folder(folder)
@@ -177,7 +175,8 @@ class AdbDevice:
     def _hashes(self, paths: Sequence[str], step: str) -> list[tuple[str, int]]:
         """SHA-256 and size of each remote file; an empty hash and 0 where there is none."""
         listed = " ".join(shlex.quote(path) for path in paths)
-        loop = f'for f in {listed}; do if [ -f "$f" ]; then sha256sum <"$f" && wc -c <"$f" || exit 1; else echo; echo 0; fi; done'
+        one = 'if [ -f "$f" ]; then sha256sum <"$f" && stat -c %s "$f" || exit 1; else echo; echo 0; fi'
+        loop = f"for f in {listed}; do {one}; done"
         lines = self._checked_shell(loop, step).split("\n")
         try:
             return [(lines[2 * i].partition(" ")[0], int(lines[2 * i + 1])) for i in range(len(paths))]

@@ -79,7 +79,7 @@ def _usb(error: Exception, connecting: bool) -> str:
     if "BUSY" in text:
         return "another program holds the USB device, probably the adb server: run `adb kill-server` and try again"
     if "ACCESS" in text:
-        return "no permission to open the USB device: add a udev rule (Debian package android-sdk-platform-tools-common) or be root"
+        return "no permission to open the USB device: install Debian's android-sdk-platform-tools-common, or be root"
     if "TIMEOUT" in text:
         return "the device did not answer over USB in time" if connecting else "the device stopped answering in time"
     return "the USB device cannot be opened" if connecting else "the connection was lost: was the cable unplugged?"

@@ -101,9 +101,7 @@ class Device(Protocol):
         """
         ...
 
-    def run(
-        self, argv: Sequence[str], *, folder: str, timeout: float | None = None, label: str | None = None
-    ) -> RunResult:
+    def run(self, argv: Sequence[str], *, folder: str, timeout: float | None = None, label: str | None = None) -> RunResult:
         """Runs a command in a folder and waits for it; `label` names it in errors (default: its file name).
 
         Raises:

@@ -81,9 +81,7 @@ class Connection(AdbClient):
         def asked(_: AdbClient) -> None:
             self.waits_for_user = True
 
-        self.connect(
-            [signer], transport_timeout_s=reply_s, read_timeout_s=reply_s, auth_timeout_s=user_s, auth_callback=asked
-        )
+        self.connect([signer], transport_timeout_s=reply_s, read_timeout_s=reply_s, auth_timeout_s=user_s, auth_callback=asked)
 
     def alive(self) -> bool:
         """Whether the connection can still be used, as far as can be told without sending anything."""

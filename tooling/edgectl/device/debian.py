@@ -56,7 +56,9 @@ def machine_source(etc: Path = Path("/etc/apt")) -> Source:
 def _one_line(text: str) -> list[tuple[list[str], list[str], Source]]:
     entries = []
     for line in text.splitlines():
-        matched = re.match(r"\s*deb\s+(?:\[(?P<options>[^\]]*)\]\s*)?(?P<uri>\S+)\s+(?P<suite>\S+)\s+(?P<components>[^#]*)", line)
+        matched = re.match(
+            r"\s*deb\s+(?:\[(?P<options>[^\]]*)\]\s*)?(?P<uri>\S+)\s+(?P<suite>\S+)\s+(?P<components>[^#]*)", line
+        )
         if matched:
             options = dict(word.split("=", 1) for word in (matched["options"] or "").split() if "=" in word)
             source = Source(matched["uri"], _trust({key.lower(): value for key, value in options.items()}))
@@ -146,7 +148,13 @@ class PrivateApt:
         if progress:
             progress(message, None)
         with subprocess.Popen(
-            command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         ) as process:
             assert process.stdout is not None
             for line in process.stdout:

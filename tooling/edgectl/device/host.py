@@ -25,7 +25,7 @@ class HostDevice:
     target: Literal["host", "android-arm64"] = "host"
 
     def __init__(self) -> None:
-        self.workdir = str(state_root() / "host")
+        self.workdir = str((state_root() / "host").absolute())
 
     def describe(self) -> DeviceInfo:
         """Facts about this machine."""
@@ -54,9 +54,7 @@ class HostDevice:
             progress("pushed", 1.0)
         return PushResult(pushed, skipped, sent)
 
-    def run(
-        self, argv: Sequence[str], *, folder: str, timeout: float | None = None, label: str | None = None
-    ) -> RunResult:
+    def run(self, argv: Sequence[str], *, folder: str, timeout: float | None = None, label: str | None = None) -> RunResult:
         """Runs a command in its own process group; see `Device.run`."""
         step = f"running {label or PurePosixPath(argv[0]).name} on {self.name}"
         root = self._folder(folder)

@@ -1,0 +1,32 @@
+"""State of its own for the whole session, and one emulated phone that all tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgectl.device import Device, open_device
+from edgectl.device import emulator as emulators
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A state folder and an adb key that are not the user's; caches stay the ordinary ones."""
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGECTL_HOME", str(folder / "edgectl"))
+        patch.setenv("ANDROID_USER_HOME", str(folder / "android"))
+        try:
+            yield folder
+        finally:
+            for state in emulators.status():
+                emulators.stop(state.name)
+
+
+@pytest.fixture(scope="session")
+def emulator(state_of_the_session: Path) -> Device:
+    """The session's emulated phone, booted when first asked for. A test that may break one starts its own."""
+    emulators.start("shared")
+    return open_device("emulator:shared")
