@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn.utils.parametrizations import weight_norm
 
 from edgectl.compress.prune import apply_masks, prune_oneshot
-from edgectl.tasks.sr import Patches, evaluate, image_files, read_image
+from edgectl.images import read_image
+from edgectl.tasks.sr import Patches, evaluate, image_files
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=int, default=4, choices=(2, 4))
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--stop", type=int, help="stop early at this step; the same command without it goes on")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--patch", type=int, default=32, help="side of a low-resolution patch, pixels")
     parser.add_argument("--rate", type=float, default=1e-3, help="first learning rate; falls to zero as a cosine")
@@ -144,9 +146,10 @@ def main() -> None:
     patches = Patches(args.data, args.scale, args.patch)
     print(f"{len(patches.pairs)} photographs, step {training.step} of {args.steps}{training.score()}", flush=True)
     begin, first, losses = time.monotonic(), training.step, []
-    while training.step < args.steps:
+    last = min(args.steps, args.stop or args.steps)
+    while training.step < last:
         losses.append(training.update(patches))
-        if training.step % args.every == 0 or training.step == args.steps:
+        if training.step % args.every == 0 or training.step == last:
             training.save()
             left = (time.monotonic() - begin) / (training.step - first) * (args.steps - training.step)
             line = f"step {training.step}  L1 {np.mean(losses):.5f}{training.score()}  {left / 60:.0f} min left"

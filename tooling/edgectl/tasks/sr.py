@@ -1,4 +1,4 @@
-"""Super-resolution: MATLAB-compatible bicubic resizing, Y-channel PSNR, image files, and training patches."""
+"""Super-resolution: MATLAB-compatible bicubic resizing, Y-channel PSNR, and training patches of photographs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from edgectl.errors import UserError
+from edgectl.images import read_image, to_image, to_input
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
@@ -68,39 +68,6 @@ def psnr_y(image: np.ndarray, reference: np.ndarray, shave: int) -> float:
     difference = (luma(image) - luma(reference))[inner, inner]
     error = float(np.mean(difference**2))
     return float("inf") if error == 0 else 10 * float(np.log10(255.0**2 / error))
-
-
-def read_image(path: Path | str) -> np.ndarray:
-    """Reads an image file as 8-bit RGB [H, W, 3].
-
-    Raises:
-        UserError: there is no such file, or it is not an image.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise UserError(f"There is no image {path}: check the path.") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}): give a PNG or JPEG file.") from error
-
-
-def write_image(path: Path | str, image: np.ndarray) -> None:
-    """Writes an 8-bit RGB image [H, W, 3]; the suffix chooses the format."""
-    try:
-        Image.fromarray(image).save(path)
-    except (ValueError, OSError) as error:
-        raise UserError(f"The image cannot be written to {path} ({error}): give a .png path in a folder.") from error
-
-
-def to_input(image: np.ndarray) -> np.ndarray:
-    """8-bit RGB [H, W, 3] -> float32 [1, 3, H, W] in [0, 1]."""
-    return np.ascontiguousarray(image.transpose(2, 0, 1)[None]).astype(np.float32) / np.float32(255)
-
-
-def to_image(output: np.ndarray) -> np.ndarray:
-    """Float [1, 3, H, W] in [0, 1] -> 8-bit RGB [H, W, 3], clipped and rounded."""
-    return np.floor(np.clip(output[0].transpose(1, 2, 0), 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def image_files(folder: Path | str) -> list[Path]:
@@ -167,9 +134,7 @@ class Patches:
         progress: called with the fraction of photographs read.
     """
 
-    def __init__(
-        self, folder: Path | str, scale: int, patch: int, progress: Callable[[float], None] = lambda _: None
-    ) -> None:
+    def __init__(self, folder: Path | str, scale: int, patch: int, progress: Callable[[float], None] = lambda _: None) -> None:
         self.scale, self.patch = scale, patch
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
         files = image_files(folder)
