@@ -130,6 +130,8 @@ def test_prunable_layers_are_named_by_module_path(net):
         (Rule("stem", "pattern", 2.0), "Layer stem cannot be pruned: pattern is for 3x3 kernels, the kernel is 5x5"),
         (Rule("body.0", "block_column", 2.0), "Layer body.0 cannot be pruned: block_column is for 1x1"),
         (Rule("stem", "block_punched", 2.0, block=(0, 4)), "give .filters, channels., 1 or more"),
+        (Rule("stem", "filter", 2.0, block=(8, 4)), "sets block, which is for block_punched and block_column: remove it"),
+        (Rule("stem", "filter", 2.0, connectivity=2.0), "sets connectivity, which is for pattern: remove it"),
         (Rule("body.0", "pattern", 6.0, connectivity=1.5), r"choose it between 2\.67 and 6"),
     ],
 )

@@ -79,12 +79,13 @@ def prune_oneshot(model: nn.Module, rules: Sequence[Rule]) -> dict[str, Tensor]:
 
     Raises:
         UserError: a glob matches no layer, a rate is outside [1, number of weights), a scheme is unknown or cannot be
-            applied to a layer, a block is not positive, or a weight is not a number. The model is then unchanged.
+            applied to a layer, a rule's block or connectivity is wrong or not its scheme's, or a weight is not finite.
+            The model is then unchanged.
     """
     chosen = _assign(prunable_layers(model), rules)
     weights = {path: filters_first(layer) for path, (layer, _) in chosen.items()}
     for path, (layer, rule) in chosen.items():
-        _check(path, layer, rule)
+        _check_layer(path, layer, rule)
     shared = [weights[path] for path, (_, rule) in chosen.items() if rule.scheme == "pattern"]
     library = natural_patterns(weight for weight in shared if weight.shape[2:] == (3, 3)) if shared else None
     masks = {}
@@ -122,19 +123,28 @@ def _assign(layers: Mapping[str, Prunable], rules: Sequence[Rule]) -> dict[str, 
         if not matched:
             some = ", ".join(list(layers)[:4]) or "none at all"
             raise UserError(f"The pruning rule for {rule.match!r} matches no layer: the model has {some}, ...")
-        if rule.scheme not in SCHEMES:
-            raise UserError(f"Unknown pruning scheme {rule.scheme!r}: choose one of {', '.join(SCHEMES)}.")
-        if not 1 <= rule.rate < math.inf:
-            raise UserError(_rate_message(rule, "[1, number of weights)"))
-        if rule.block is not None and (len(rule.block) != 2 or min(rule.block) < 1):
-            raise UserError(
-                f"Block {list(rule.block)} of {rule.match!r} is wrong: give [filters, channels], 1 or more."
-            )
+        _check_rule(rule)
         chosen.update({path: (layers[path], rule) for path in matched})
     return {path: chosen[path] for path in layers if path in chosen}
 
 
-def _check(path: str, layer: Prunable, rule: Rule) -> None:
+def _check_rule(rule: Rule) -> None:
+    """Raises UserError where the rule cannot hold for any layer."""
+    if rule.scheme not in SCHEMES:
+        raise UserError(f"Unknown pruning scheme {rule.scheme!r}: choose one of {', '.join(SCHEMES)}.")
+    if not 1 <= rule.rate < math.inf:
+        raise UserError(_rate_message(rule, "[1, number of weights)"))
+    if rule.block is not None and (len(rule.block) != 2 or min(rule.block) < 1):
+        raise UserError(f"Block {list(rule.block)} of {rule.match!r} is wrong: give [filters, channels], 1 or more.")
+    for option, value, schemes in (
+        ("block", rule.block, ("block_punched", "block_column")),
+        ("connectivity", rule.connectivity, ("pattern",)),
+    ):
+        if value is not None and rule.scheme not in schemes:
+            raise UserError(f"The rule for {rule.match!r} sets {option}, which is for {' and '.join(schemes)}: remove it.")
+
+
+def _check_layer(path: str, layer: Prunable, rule: Rule) -> None:
     """Raises UserError where the rule cannot hold for this layer whatever the scheme."""
     if parametrize.is_parametrized(layer, "weight"):
         raise UserError(f"The weight of layer {path} is parametrised: remove its parametrisation before pruning.")
