@@ -196,8 +196,9 @@ inline std::vector<uint8_t> PlanBuilder::Pack(const TensorRec& in, const ConvWei
   h.row_ptr_off = append(row_ptr.data(), row_ptr.size() * sizeof(uint32_t));
   h.filters_off = append(order.data(), order.size() * sizeof(uint32_t));
   h.offsets_off = append(offsets.data(), offsets.size() * sizeof(int32_t));
-  h.weights_off = append(weights.data(), weights.size() * sizeof(float));
   h.bias_off = append(bias.data(), bias.size() * sizeof(float));
+  // Last, so that a kernel reading past the weights leaves the plan's memory.
+  h.weights_off = append(weights.data(), weights.size() * sizeof(float));
   std::memcpy(blob.data(), &h, sizeof h);
   return blob;
 }

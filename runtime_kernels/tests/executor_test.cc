@@ -1,0 +1,107 @@
+// The executor: order and names for its observer, arguments, repeated runs, memory.
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "op_harness.h"
+
+namespace edge::testing {
+namespace {
+
+const Dims kDims = {1, 2, 3, 4};
+
+// input -> relu -> plus one half -> output
+PlanBytes TwoOps() {
+  PlanBuilder plan;
+  const uint32_t x = plan.Input(kDims), middle = plan.Arena(kDims, {1, 1, 1, 1});
+  OpRec& relu = plan.Op(OpKind::kUnary, {x}, middle, "head.relu");
+  relu.act = static_cast<uint32_t>(ActKind::kClamp);
+  relu.act_param[1] = 100.0f;
+  plan.Op(OpKind::kAdd, {middle, plan.Const({1, 1, 1, 1}, {0.5f})}, plan.Output(kDims),
+          "body.0.add");
+  return plan.Finish();
+}
+
+class Log : public Observer {
+ public:
+  void Begin(uint32_t op, std::string_view name) override {
+    text += std::to_string(op) + "<" + std::string(name);
+  }
+  void End(uint32_t op, std::string_view) override { text += ">" + std::to_string(op) + " "; }
+  std::string text;
+};
+
+TEST(Executor, TellsTheObserverEveryOpByItsModulePath) {
+  Log log;
+  std::vector<Tensor> outputs = {Tensor(kDims)};
+  ASSERT_EQ(RunPlan(TwoOps(), {Tensor(kDims, -1)}, &outputs, 1, &log), Status::kOk);
+  EXPECT_EQ(log.text, "0<head.relu>0 1<body.0.add>1 ");
+}
+
+TEST(Executor, RunsAgainAndAgainWithNewBuffers) {
+  const PlanBytes bytes = TwoOps();
+  Plan plan;
+  ASSERT_EQ(Plan::Load(bytes.data(), bytes.size(), &plan), Status::kOk);
+  ThreadPool pool(2);
+  std::unique_ptr<Executor> executor;
+  ASSERT_EQ(Executor::Create(plan, &pool, &executor), Status::kOk);
+  for (float value : {-3.0f, 0.0f, 7.0f}) {
+    const Tensor x(kDims, value);
+    Tensor y(kDims);
+    const float* in[] = {x.values.data()};
+    float* out[] = {y.values.data()};
+    ASSERT_EQ(executor->Run(in, 1, out, 1), Status::kOk);
+    for (float v : y.values) EXPECT_EQ(v, std::max(value, 0.0f) + 0.5f);
+  }
+}
+
+TEST(Executor, RefusesMissingBuffers) {
+  const PlanBytes bytes = TwoOps();
+  Plan plan;
+  ASSERT_EQ(Plan::Load(bytes.data(), bytes.size(), &plan), Status::kOk);
+  ThreadPool pool(1);
+  std::unique_ptr<Executor> executor;
+  EXPECT_EQ(Executor::Create(plan, nullptr, &executor), Status::kBadArgument);
+  EXPECT_EQ(Executor::Create(Plan(), &pool, &executor), Status::kBadArgument);
+  ASSERT_EQ(Executor::Create(plan, &pool, &executor), Status::kOk);
+  Tensor x(kDims), y(kDims);
+  const float* in[] = {x.values.data()};
+  float* out[] = {y.values.data()};
+  const float* no_in[] = {nullptr};
+  float* no_out[] = {nullptr};
+  EXPECT_EQ(executor->Run(in, 0, out, 1), Status::kBadArgument);
+  EXPECT_EQ(executor->Run(in, 1, out, 0), Status::kBadArgument);
+  EXPECT_EQ(executor->Run(nullptr, 1, out, 1), Status::kBadArgument);
+  EXPECT_EQ(executor->Run(in, 1, nullptr, 1), Status::kBadArgument);
+  EXPECT_EQ(executor->Run(no_in, 1, out, 1), Status::kBadArgument);
+  EXPECT_EQ(executor->Run(in, 1, no_out, 1), Status::kBadArgument);
+}
+
+TEST(Executor, ChannelSlicesOfOneTensorMakeAConcatenationForFree) {
+  PlanBuilder plan;
+  const Dims whole_dims = {2, 4, 3, 5}, half = {2, 2, 3, 5};
+  const uint32_t x = plan.Input(half), whole = plan.Arena(whole_dims, {1, 1, 1, 1});
+  TensorRec first = plan.tensor(whole);
+  first.dims[1] = 2;
+  TensorRec second = first;
+  second.offset += static_cast<uint64_t>(2 * second.stride[1]) * sizeof(float);
+  const uint32_t a = plan.Add(first), b = plan.Add(second);
+  plan.Copy(x, a);
+  ConvWeights w{{2, 2, 3, 3}, std::vector<float>(36, 0.0f), {1.0f, 2.0f}};
+  w.weights[4] = w.weights[31] =
+      1.0f;  // the centre taps of filter 0 on channel 0, filter 1 on channel 1
+  w.pad = 1;
+  plan.Packed(OpKind::kConv, a, b, w);
+  plan.Copy(whole, plan.Output(whole_dims));
+  Random random(4);
+  const Tensor input = random.Uniform(half);
+  std::vector<Tensor> outputs = {Tensor(whole_dims)};
+  ASSERT_EQ(RunPlan(plan.Finish(), {input}, &outputs, 2), Status::kOk);
+  ForEach(half, [&](int32_t n, int32_t c, int32_t y, int32_t q) {
+    EXPECT_EQ(outputs[0].at(n, c, y, q), input.at(n, c, y, q));
+    EXPECT_EQ(outputs[0].at(n, 2 + c, y, q), input.at(n, c, y, q) + static_cast<float>(1 + c));
+  });
+}
+
+}  // namespace
+}  // namespace edge::testing

@@ -1,0 +1,237 @@
+// Plan::Load refuses whatever could read or write outside of its memory, and says why.
+#include "edge/plan.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "plan/limits.h"
+#include "plan_builder.h"
+
+namespace edge::testing {
+namespace {
+
+constexpr uint32_t kIn = 0, kStaged = 1, kFeatures = 2, kPooled = 3, kOut = 4, kScale = 5;
+constexpr uint32_t kCopyOp = 0, kConvOp = 1, kPoolOp = 2, kMulOp = 3;
+
+// input (1, 2, 6, 8) -> copy -> 3x3 convolution -> 2x2 max pool -> times a constant -> output (1,
+// 4, 3, 4)
+PlanBytes SmallPlan() {
+  PlanBuilder plan;
+  plan.Input({1, 2, 6, 8});
+  plan.Arena({1, 2, 6, 8}, {1, 1, 1, 1});
+  plan.Arena({1, 4, 6, 8});
+  plan.Arena({1, 4, 3, 4});
+  plan.Output({1, 4, 3, 4});
+  plan.Const({1, 4, 1, 1}, {1, 2, 3, 4});
+  plan.Copy(kIn, kStaged);
+  ConvWeights w{{4, 2, 3, 3}, std::vector<float>(72, 0.5f), std::vector<float>(4, 1.0f)};
+  w.pad = 1;
+  plan.Packed(OpKind::kConv, kStaged, kFeatures, w, "body.conv");
+  OpRec& pool = plan.Op(OpKind::kMaxPool, {kFeatures}, kPooled, "body.pool");
+  const int32_t p[] = {2, 2, 2, 2, 0, 0, 1, 1};
+  std::copy(std::begin(p), std::end(p), pool.p);
+  plan.Op(OpKind::kMul, {kPooled, kScale}, kOut, "head");
+  return plan.Finish();
+}
+
+Status Load(const PlanBytes& bytes) {
+  Plan plan;
+  return Plan::Load(bytes.data(), bytes.size(), &plan);
+}
+
+struct Damage {
+  const char* what;
+  Status expected;
+  std::function<void(PlanBytes&)> apply;
+};
+
+void ExpectRefused(const std::vector<Damage>& damages) {
+  for (const Damage& damage : damages) {
+    PlanBytes bytes = SmallPlan();
+    damage.apply(bytes);
+    EXPECT_EQ(Load(bytes), damage.expected) << damage.what;
+  }
+}
+
+PackedHeader& Packed(PlanBytes& b) { return *reinterpret_cast<PackedHeader*>(b.blob(kConvOp)); }
+template <typename T>
+T* Array(PlanBytes& b, uint64_t offset) {
+  return reinterpret_cast<T*>(b.blob(kConvOp) + offset);
+}
+
+TEST(Plan, LoadsWhatItsBuilderWrote) {
+  const PlanBytes bytes = SmallPlan();
+  Plan plan;
+  ASSERT_EQ(Plan::Load(bytes.data(), bytes.size(), &plan), Status::kOk);
+  EXPECT_EQ(plan.name(plan.op(kConvOp)), "body.conv");
+  EXPECT_EQ(plan.input(0).dims[3], 8);
+  EXPECT_EQ(plan.output(0).dims[1], 4);
+}
+
+TEST(Plan, EveryStatusHasASentence) {
+  for (int i = 0; i <= static_cast<int>(Status::kBadArgument); ++i) {
+    EXPECT_GT(std::string(StatusMessage(static_cast<Status>(i))).size(), 5u);
+  }
+}
+
+TEST(Plan, RefusesNullAndMisalignedBytes) {
+  PlanBytes bytes = SmallPlan();
+  Plan plan;
+  EXPECT_EQ(Plan::Load(nullptr, 100, &plan), Status::kBadArgument);
+  EXPECT_EQ(Plan::Load(bytes.data(), bytes.size(), nullptr), Status::kBadArgument);
+  EXPECT_EQ(Plan::Load(bytes.data() + 4, bytes.size() - 4, &plan), Status::kBadArgument);
+}
+
+TEST(Plan, RefusesEveryTruncation) {
+  const PlanBytes bytes = SmallPlan();
+  for (size_t size = 0; size < bytes.size(); ++size) {
+    Plan plan;
+    EXPECT_EQ(Plan::Load(bytes.data(), size, &plan), Status::kTruncated) << size;
+  }
+}
+
+TEST(Plan, RefusesDamagedHeaders) {
+  ExpectRefused({
+      {"magic", Status::kNotAPlan, [](PlanBytes& b) { b.header().magic[0] = 'X'; }},
+      {"version", Status::kWrongVersion,
+       [](PlanBytes& b) { b.header().version = kPlanVersion + 1; }},
+      {"smaller than the file", Status::kBadValue,
+       [](PlanBytes& b) { b.header().total_size -= 8; }},
+      {"larger than the file", Status::kTruncated,
+       [](PlanBytes& b) { b.header().total_size += 8; }},
+      {"tensors far away", Status::kBadOffset,
+       [](PlanBytes& b) { b.header().tensors_off = ~7ull; }},
+      {"tensors not aligned", Status::kBadOffset,
+       [](PlanBytes& b) { b.header().tensors_off += 4; }},
+      {"many tensors", Status::kBadOffset, [](PlanBytes& b) { b.header().n_tensors = 100000; }},
+      {"too many ops", Status::kBadValue, [](PlanBytes& b) { b.header().n_ops = ~0u; }},
+      {"index table", Status::kBadOffset, [](PlanBytes& b) { b.header().n_index = ~0u; }},
+      {"strings", Status::kBadOffset, [](PlanBytes& b) { b.header().strings_size = ~0ull; }},
+      {"data", Status::kBadOffset, [](PlanBytes& b) { b.header().data_size += 1; }},
+      {"data not aligned", Status::kBadOffset, [](PlanBytes& b) { b.header().data_off += 4; }},
+      {"no outputs", Status::kBadValue, [](PlanBytes& b) { b.header().n_outputs = 0; }},
+      {"huge arena", Status::kBadValue,
+       [](PlanBytes& b) { b.header().arena_size = kMaxArenaBytes + 4; }},
+      {"small arena", Status::kBadOffset, [](PlanBytes& b) { b.header().arena_size = 64; }},
+      {"an input id", Status::kBadOffset, [](PlanBytes& b) { b.index(0) = 1000; }},
+      {"an input that is not one", Status::kBadValue, [](PlanBytes& b) { b.index(0) = kStaged; }},
+      {"an output that nothing writes", Status::kBadValue,
+       [](PlanBytes& b) { b.header().n_ops -= 1; }},
+  });
+}
+
+TEST(Plan, RefusesDamagedTensors) {
+  ExpectRefused({
+      {"storage", Status::kBadValue, [](PlanBytes& b) { b.tensor(kStaged).storage = 9; }},
+      {"zero dim", Status::kBadValue, [](PlanBytes& b) { b.tensor(kStaged).dims[1] = 0; }},
+      {"negative dim", Status::kBadValue, [](PlanBytes& b) { b.tensor(kStaged).dims[2] = -6; }},
+      {"huge dim", Status::kBadValue, [](PlanBytes& b) { b.tensor(kStaged).dims[2] = INT32_MAX; }},
+      {"more rows than memory", Status::kBadOffset,
+       [](PlanBytes& b) { b.tensor(kStaged).dims[2] = 600; }},
+      {"negative stride", Status::kBadValue,
+       [](PlanBytes& b) { b.tensor(kStaged).stride[1] = -1; }},
+      {"huge stride", Status::kBadValue,
+       [](PlanBytes& b) { b.tensor(kStaged).stride[0] = INT64_MAX; }},
+      {"rows over their halo", Status::kBadValue,
+       [](PlanBytes& b) { b.tensor(kStaged).stride[2] = 8; }},
+      {"planes over each other", Status::kBadValue,
+       [](PlanBytes& b) { b.tensor(kFeatures).stride[1] = 47; }},
+      {"negative halo", Status::kBadValue, [](PlanBytes& b) { b.tensor(kStaged).halo[0] = -1; }},
+      {"halo before the arena", Status::kBadOffset,
+       [](PlanBytes& b) { b.tensor(kStaged).halo[0] = 2; }},
+      {"halo of an input", Status::kBadValue, [](PlanBytes& b) { b.tensor(kIn).halo[1] = 1; }},
+      {"offset past the arena", Status::kBadOffset,
+       [](PlanBytes& b) { b.tensor(kPooled).offset = ~3ull; }},
+      {"offset not aligned", Status::kBadOffset,
+       [](PlanBytes& b) { b.tensor(kPooled).offset += 2; }},
+      {"constant past the data", Status::kBadOffset,
+       [](PlanBytes& b) { b.tensor(kScale).offset = 1 << 20; }},
+      {"input with gaps", Status::kBadValue, [](PlanBytes& b) { b.tensor(kIn).stride[2] = 9; }},
+      {"output at an offset", Status::kBadValue, [](PlanBytes& b) { b.tensor(kOut).offset = 4; }},
+      {"input that does not exist", Status::kBadValue,
+       [](PlanBytes& b) { b.tensor(kIn).io_index = 7; }},
+  });
+}
+
+TEST(Plan, RefusesDamagedOps) {
+  ExpectRefused({
+      {"kind", Status::kBadValue, [](PlanBytes& b) { b.op(kPoolOp).op = 14; }},
+      {"activation", Status::kBadValue, [](PlanBytes& b) { b.op(kConvOp).act = 7; }},
+      {"activation of an op without one", Status::kBadValue,
+       [](PlanBytes& b) { b.op(kPoolOp).act = 1; }},
+      {"clamp to NaN", Status::kBadValue,
+       [](PlanBytes& b) {
+         b.op(kConvOp).act = 1;
+         b.op(kConvOp).act_param[1] = __builtin_nanf("");
+       }},
+      {"name", Status::kBadOffset, [](PlanBytes& b) { b.op(kConvOp).name_len = ~0u; }},
+      {"operands", Status::kBadOffset, [](PlanBytes& b) { b.op(kConvOp).inputs_off = ~0u; }},
+      {"operand count", Status::kBadValue, [](PlanBytes& b) { b.op(kMulOp).n_inputs = 1; }},
+      {"operand id", Status::kBadOffset,
+       [](PlanBytes& b) { b.index(b.op(kConvOp).inputs_off) = 99; }},
+      {"output id", Status::kBadOffset, [](PlanBytes& b) { b.op(kConvOp).output = kNone; }},
+      {"output to a constant", Status::kBadValue,
+       [](PlanBytes& b) { b.op(kMulOp).output = kScale; }},
+      {"output to an input", Status::kBadValue, [](PlanBytes& b) { b.op(kCopyOp).output = kIn; }},
+      {"output over an operand", Status::kBadValue,
+       [](PlanBytes& b) { b.op(kConvOp).output = kStaged; }},
+      {"residual id", Status::kBadOffset, [](PlanBytes& b) { b.op(kConvOp).residual = 77; }},
+      {"residual of another shape", Status::kBadValue,
+       [](PlanBytes& b) { b.op(kConvOp).residual = kStaged; }},
+      {"residual of a pool", Status::kBadValue,
+       [](PlanBytes& b) { b.op(kPoolOp).residual = kPooled; }},
+      {"copy factor", Status::kBadValue, [](PlanBytes& b) { b.op(kCopyOp).p[0] = 0; }},
+      {"copy padding", Status::kBadValue, [](PlanBytes& b) { b.op(kCopyOp).p[1] = INT32_MIN; }},
+      {"pool kernel", Status::kBadValue, [](PlanBytes& b) { b.op(kPoolOp).p[0] = 0; }},
+      {"pool stride", Status::kBadValue, [](PlanBytes& b) { b.op(kPoolOp).p[2] = -1; }},
+      {"pool window in the padding", Status::kBadValue,
+       [](PlanBytes& b) { b.op(kPoolOp).p[4] = 2; }},
+      {"pool window past the input", Status::kBadValue,
+       [](PlanBytes& b) { b.op(kPoolOp).p[3] = 4; }},
+      {"broadcast", Status::kBadValue, [](PlanBytes& b) { b.tensor(kScale).dims[1] = 3; }},
+      {"convolution of an input", Status::kBadValue,
+       [](PlanBytes& b) { b.index(b.op(kConvOp).inputs_off) = kIn; }},
+  });
+}
+
+TEST(Plan, RefusesDamagedWeights) {
+  ExpectRefused({
+      {"blob place", Status::kBadOffset, [](PlanBytes& b) { b.op(kConvOp).data_off = 1 << 30; }},
+      {"blob alignment", Status::kBadOffset, [](PlanBytes& b) { b.op(kConvOp).data_off += 4; }},
+      {"blob size", Status::kBadOffset, [](PlanBytes& b) { b.op(kConvOp).data_size = 60; }},
+      {"block", Status::kBadValue, [](PlanBytes& b) { Packed(b).block = 3; }},
+      {"blocks", Status::kBadOffset, [](PlanBytes& b) { Packed(b).n_blocks = 1u << 31; }},
+      {"entries", Status::kBadOffset, [](PlanBytes& b) { Packed(b).n_entries = ~0u; }},
+      {"fewer entries", Status::kBadValue, [](PlanBytes& b) { Packed(b).n_entries -= 1; }},
+      {"filters", Status::kBadValue, [](PlanBytes& b) { Packed(b).n_filters = 5; }},
+      {"array place", Status::kBadOffset, [](PlanBytes& b) { Packed(b).weights_off = ~63ull; }},
+      {"array alignment", Status::kBadOffset, [](PlanBytes& b) { Packed(b).bias_off += 4; }},
+      {"array over the header", Status::kBadOffset,
+       [](PlanBytes& b) { Packed(b).filters_off = 0; }},
+      {"rows", Status::kBadValue,
+       [](PlanBytes& b) { Array<uint32_t>(b, Packed(b).row_ptr_off)[1] = 1000; }},
+      {"first row", Status::kBadValue,
+       [](PlanBytes& b) { Array<uint32_t>(b, Packed(b).row_ptr_off)[0] = 1; }},
+      {"filter twice", Status::kBadValue,
+       [](PlanBytes& b) {
+         Array<uint32_t>(b, Packed(b).filters_off)[0] =
+             Array<uint32_t>(b, Packed(b).filters_off)[1];
+       }},
+      {"filter missing", Status::kBadValue,
+       [](PlanBytes& b) { Array<uint32_t>(b, Packed(b).filters_off)[0] = kNone; }},
+      {"filter unknown", Status::kBadValue,
+       [](PlanBytes& b) { Array<uint32_t>(b, Packed(b).filters_off)[0] = 4; }},
+      {"entry before the arena", Status::kBadOffset,
+       [](PlanBytes& b) { Array<int32_t>(b, Packed(b).offsets_off)[0] = -1000; }},
+      {"entry past the arena", Status::kBadOffset,
+       [](PlanBytes& b) { Array<int32_t>(b, Packed(b).offsets_off)[3] = INT32_MAX; }},
+      {"entry in the output", Status::kBadValue,
+       [](PlanBytes& b) { Array<int32_t>(b, Packed(b).offsets_off)[3] += 140; }},
+  });
+}
+
+}  // namespace
+}  // namespace edge::testing
