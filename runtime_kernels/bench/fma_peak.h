@@ -1,0 +1,72 @@
+// The most float operations a core can do: independent multiply-adds on registers.
+#pragma once
+#include <cstdint>
+
+#include "kernels/conv/conv.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace edge {
+
+// Each returns the number of float operations it did; the sums go through an empty asm so that they
+// are needed.
+#if defined(__x86_64__)
+__attribute__((target("avx2,fma"))) inline double RunFmas256(int64_t rounds) {
+  __m256 sum[12];
+  for (int i = 0; i < 12; ++i) sum[i] = _mm256_set1_ps(static_cast<float>(i));
+  const __m256 a = _mm256_set1_ps(0.5f), b = _mm256_set1_ps(1.0f);
+  for (int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; ++i) sum[i] = _mm256_fmadd_ps(sum[i], a, b);
+  }
+  for (int i = 0; i < 12; ++i) asm volatile("" ::"x"(sum[i]));
+  return 2.0 * 8 * 12 * static_cast<double>(rounds);
+}
+
+__attribute__((target("avx512f"))) inline double RunFmas512(int64_t rounds) {
+  __m512 sum[12];
+  for (int i = 0; i < 12; ++i) sum[i] = _mm512_set1_ps(static_cast<float>(i));
+  const __m512 a = _mm512_set1_ps(0.5f), b = _mm512_set1_ps(1.0f);
+  for (int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; ++i) sum[i] = _mm512_fmadd_ps(sum[i], a, b);
+  }
+  for (int i = 0; i < 12; ++i) asm volatile("" ::"v"(sum[i]));
+  return 2.0 * 16 * 12 * static_cast<double>(rounds);
+}
+#elif defined(__aarch64__)
+inline double RunFmas128(int64_t rounds) {
+  float32x4_t sum[16];
+  for (int i = 0; i < 16; ++i) sum[i] = vdupq_n_f32(static_cast<float>(i));
+  const float32x4_t a = vdupq_n_f32(0.5f), b = vdupq_n_f32(1.0f);
+  for (int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) sum[i] = vfmaq_f32(b, sum[i], a);
+  }
+  for (int i = 0; i < 16; ++i) asm volatile("" ::"w"(sum[i]));
+  return 2.0 * 4 * 16 * static_cast<double>(rounds);
+}
+#endif
+
+// With the vectors of `isa`; for the fallback with the narrowest ones that the CPU has.
+inline double RunFmas(Isa isa, int64_t rounds) {
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx512) return RunFmas512(rounds);
+  if (IsaSupported(Isa::kAvx2)) return RunFmas256(rounds);
+#elif defined(__aarch64__)
+  if (isa != Isa::kAvx2) return RunFmas128(rounds);
+#endif
+  (void)isa;
+  float sum = 0;
+  for (int64_t r = 0; r < rounds; ++r) {
+    sum = sum * 0.5f + 1.0f;
+    asm volatile("" : "+m"(sum));
+  }
+  return 2.0 * static_cast<double>(rounds);
+}
+
+}  // namespace edge
