@@ -57,7 +57,7 @@ def test_a_file_that_was_damaged_on_the_device_is_sent_again(device: Device, fol
 
 
 def test_names_with_spaces_and_quotes_and_subfolders_work(device: Device, folder: str, make_file: MakeFile) -> None:
-    name = "sub folder/it's a \"name\" $HOME.txt"
+    name = 'sub folder/it\'s a "name" $HOME.txt'
     device.push({name: make_file("x", "hello")}, folder)
     assert device.run(["cat", name], folder=folder).stdout == "hello"
     assert device.push({name: make_file("x", "hello")}, folder).skipped == [name]
@@ -91,10 +91,9 @@ def test_a_command_runs_in_its_folder_and_without_input(device: Device, folder: 
 
 def test_much_output_on_both_streams_arrives_whole(device: Device, folder: str, make_file: MakeFile) -> None:
     device.push({"here": make_file("here", "x")}, folder)
-    count = "i=0; while [ $i -lt 3000 ]; do echo out$i; echo err$i >&2; i=$((i+1)); done"
-    result = device.run(["sh", "-c", count], folder=folder, timeout=60)
-    assert result.stdout == "".join(f"out{i}\n" for i in range(3000))
-    assert result.stderr == "".join(f"err{i}\n" for i in range(3000))
+    result = device.run(["sh", "-c", "seq 1 50000; seq 50001 99999 >&2"], folder=folder, timeout=60)
+    assert result.stdout == "".join(f"{i}\n" for i in range(1, 50001))
+    assert result.stderr == "".join(f"{i}\n" for i in range(50001, 100000))
 
 
 def test_a_command_ended_by_a_signal_has_the_shells_code(device: Device, folder: str, make_file: MakeFile) -> None:
@@ -109,9 +108,7 @@ def test_a_command_that_is_not_there_is_127(device: Device, folder: str, make_fi
     assert "no-such-runner" in result.stderr
 
 
-def test_a_command_that_takes_too_long_is_killed_with_what_it_started(
-    device: Device, folder: str, make_file: MakeFile
-) -> None:
+def test_a_command_that_takes_too_long_is_killed_with_what_it_started(device: Device, folder: str, make_file: MakeFile) -> None:
     device.push({"here": make_file("here", "x")}, folder)
     started = time.monotonic()
     with pytest.raises(ToolError, match=r"^running the nap on .* failed: it did not finish within 1 s and was stopped$"):
@@ -119,6 +116,14 @@ def test_a_command_that_takes_too_long_is_killed_with_what_it_started(
     assert time.monotonic() - started < 30
     alive = device.run(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"], folder=folder).stdout
     assert "sleep 4321" not in alive
+
+
+def test_what_a_command_left_in_the_background_ends_with_the_timeout(device: Device, folder: str, make_file: MakeFile) -> None:
+    device.push({"here": make_file("here", "x")}, folder)
+    with pytest.raises(ToolError, match="did not finish within 1 s"):
+        device.run(["sh", "-c", "sleep 4322 & true"], folder=folder, timeout=1)
+    alive = device.run(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"], folder=folder).stdout
+    assert "sleep 4322" not in alive
 
 
 def test_several_threads_may_use_one_device(device: Device, folder: str, make_file: MakeFile) -> None:
@@ -152,7 +157,7 @@ def test_pulling_a_file_that_is_not_there_says_so_and_leaves_the_local_file_alon
 
 
 def test_pushing_a_local_file_that_is_not_there_is_the_users_mistake(device: Device, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="There is no file .*missing.bin to push"):
+    with pytest.raises(UserError, match=r"There is no file .*missing\.bin to push"):
         device.push({"x": tmp_path / "missing.bin"}, "tests/x")
 
 

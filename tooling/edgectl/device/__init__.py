@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from typing import Literal
 
 from edgectl.device import emulator, usb
 from edgectl.device.adb import AdbDevice
@@ -56,10 +57,12 @@ def list_devices() -> list[DeviceInfo | UnusableDevice]:
     for state in emulator.status():
         found.append(_described(emulator.open_emulator(state), "emulator"))
     try:
-        attached = usb.serials()
+        attached = usb.attached()
     except UserError as error:
         return [*found, UnusableDevice("usb", "adb", str(error))]
-    return found + [_described(_usb(serial, user_s=2.0), "adb") for serial in attached]
+    for phone in attached:
+        found.append(_described(_usb(phone, user_s=2.0), "adb") if isinstance(phone, str) else phone)
+    return found
 
 
 def _tcp(name: str, host: str, port: int) -> AdbDevice:
@@ -72,10 +75,10 @@ def _usb(serial: str, user_s: float = 30.0) -> AdbDevice:
     return AdbDevice(serial, partial(usb.dial, serial), serial, user_s=user_s)
 
 
-def _described(device: AdbDevice, kind: str) -> DeviceInfo | UnusableDevice:
+def _described(device: AdbDevice, kind: Literal["adb", "emulator"]) -> DeviceInfo | UnusableDevice:
     try:
         return device.describe()
     except (ToolError, UserError) as error:
-        return UnusableDevice(device.name, "emulator" if kind == "emulator" else "adb", str(error))
+        return UnusableDevice(device.name, kind, str(error))
     finally:
         device.close()

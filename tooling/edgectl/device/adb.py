@@ -87,10 +87,7 @@ class AdbDevice:
         """Runs a command in a folder of the work folder; see `Device.run`."""
         step = f"running {label or PurePosixPath(argv[0]).name} on {self.name}"
         root = self._folder(folder)
-        command = (
-            f"cd {shlex.quote(root)} || exit 1; echo {_PID_LINE}$$ >&2; "
-            f"export HOME=. TMPDIR={shlex.quote(root)}; exec {shlex.join(argv)} </dev/null"
-        )
+        command = f"cd {shlex.quote(root)} || exit 1; echo {_PID_LINE}$$ >&2; exec {shlex.join(argv)} </dev/null"
         with self._connected(step) as link:
             try:
                 code, out, err = link.execute(command, timeout, _PID_LINE.encode())

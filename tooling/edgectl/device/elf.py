@@ -20,7 +20,7 @@ def needed_libraries(path: Path) -> list[str]:
         raise ValueError(f"{path} is not a 64-bit little-endian ELF file")
     try:
         return _needed(data)
-    except (struct.error, StopIteration) as error:
+    except (struct.error, StopIteration, OverflowError, ValueError) as error:
         raise ValueError(f"{path} is a damaged ELF file") from error
 
 

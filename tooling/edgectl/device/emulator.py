@@ -255,7 +255,7 @@ def _content(path: Path) -> bytes:
 
 def _serial_end(logs: Path) -> str:
     text = _content(logs / "serial.log").decode(errors="replace").strip()
-    return "The serial line was silent." if not text else "The serial line's end:\n" + "\n".join(text.splitlines()[-15:])
+    return "The serial line was silent." if not text else "The serial line's end:\n" + "\n".join(text.splitlines()[-30:])
 
 
 def _alive(name: str) -> EmulatorState | None:
@@ -268,14 +268,18 @@ def _alive(name: str) -> EmulatorState | None:
 
 
 def _start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None when it does not run (a zombie does not)."""
+    """When a process started, in clock ticks since boot; None when it does not run.
+
+    A killed process is a zombie at once, but holds its port until its last thread has ended.
+    """
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)  # ours, when this very process started it
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        ended = fields[0] in "ZX" and len(os.listdir(f"/proc/{pid}/task")) <= 1
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    return None if ended else int(fields[19])
 
 
 def _end(state: EmulatorState) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -76,12 +77,13 @@ class HostDevice:
             return RunResult(127 if error.errno == errno.ENOENT else 126, "", f"{argv[0]}: {error.strerror}\n")
         try:
             out, err = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired as error:
-            raise ToolError(step, f"it did not finish within {timeout:g} s and was stopped") from error
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # all it started too, even when it has ended itself
+            process.communicate()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise ToolError(step, f"it did not finish within {timeout:g} s and was stopped") from error
+            raise
         code = process.returncode
         return RunResult(code if code >= 0 else 128 - code, out, err)
 

@@ -88,6 +88,8 @@ def _locked(root: Path) -> Iterator[None]:
 
 def _build(root: Path, folder: Path, progress: Progress) -> None:
     source = machine_source()
+    for left in root.glob(".building-*"):  # by a builder that was killed: no other one builds now
+        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".building-", dir=root) as scratch_name:
         scratch = Path(scratch_name)
         apt = PrivateApt(scratch / "apt", source, "arm64", _SUITES)
