@@ -200,7 +200,7 @@ def reference(artifact: Artifact, recipe_path: Path, inputs: Sequence[np.ndarray
     """What PyTorch computes for `inputs` with the weights, pruned as the recipe says, that the artifact was built from.
 
     Raises:
-        UserError: the artifact was built from another recipe, or the recipe does not load.
+        UserError: the artifact was built from another recipe, its model has changed since, or the recipe does not load.
     """
     import torch  # noqa: PLC0415
 
@@ -213,9 +213,20 @@ def reference(artifact: Artifact, recipe_path: Path, inputs: Sequence[np.ndarray
     model = load_model(recipe)
     if recipe.prune:
         prune_oneshot(model, recipe.prune)
-    with torch.inference_mode():
-        result = model(*(torch.from_numpy(array) for array in inputs))
-    return [tensor.numpy() for tensor in (result if isinstance(result, (tuple, list)) else [result])]
+
+    def forward(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        with torch.inference_mode():
+            result = model(*(torch.from_numpy(array) for array in arrays))
+        return [tensor.numpy() for tensor in (result if isinstance(result, (tuple, list)) else [result])]
+
+    golden_inputs, golden_outputs = artifact.golden()
+    if any(map(_far, forward(golden_inputs), golden_outputs)):
+        raise UserError(f"The model of {recipe_path} has changed since {artifact.folder} was built from it: build it again.")
+    return forward(inputs)
+
+
+def _far(got: np.ndarray, want: np.ndarray) -> bool:
+    return not relative_difference(got, want) <= GOLDEN_TOLERANCE / 10
 
 
 def remote_folder(artifact: Artifact) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 _WIDTH_WITHOUT_TERMINAL = 100
+_QUIET_SECONDS = 2.0
 
 
 def output() -> Console:
@@ -50,13 +52,15 @@ def progress() -> Iterator[Callable[[str, float | None], None]]:
 
 
 def _lines() -> Callable[[str, float | None], None]:
-    last = ""
+    """Prints the messages of steps at once, those of parts of a step (with a fraction) every two seconds at most."""
+    last, printed = "", 0.0
 
     def show(message: str, fraction: float | None) -> None:
-        nonlocal last
-        if message != last:
+        nonlocal last, printed
+        now = time.monotonic()
+        if message != last and (fraction is None or now - printed > _QUIET_SECONDS):
             print(message, file=sys.stderr, flush=True)
-            last = message
+            last, printed = message, now
 
     return show
 

@@ -23,12 +23,11 @@ def command(as_json: JsonOption = False) -> None:
     if as_json:
         print(json.dumps([dataclasses.asdict(device) for device in found], indent=2))
         return
-    rows = table("device", "kind", "model", "SoC", "ABI", ">cores", "governor", "clock")
+    rows = table("device", "model", "SoC", "ABI", ">cores", "governor", "clock")
     for device in found:
         if isinstance(device, DeviceInfo):
             rows.add_row(
                 device.name,
-                device.kind,
                 device.model,
                 device.soc,
                 device.abi,
@@ -40,4 +39,4 @@ def command(as_json: JsonOption = False) -> None:
     console.print(rows)
     for device in found:
         if not isinstance(device, DeviceInfo):
-            console.print(f"{device.name} ({device.kind}) cannot be used: {device.reason}", soft_wrap=True)
+            console.print(f"{device.name} cannot be used: {device.reason}", soft_wrap=True)

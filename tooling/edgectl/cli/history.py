@@ -33,7 +33,7 @@ def command(
     if not entries:
         output().print("No bench has been recorded here yet: run `edgectl bench ARTIFACT`.", markup=False)
         return
-    rows = table(">id", "taken at", "model", "device", ">threads", ">n", ">total", "unit", "statistic")
+    rows = table(">id", "taken at", "model", "device", ">threads", ">runs", ">total", "")
     for entry in entries:
         report = entry.report
         figure = report.quoted(report.total)
@@ -45,7 +45,6 @@ def command(
             str(report.threads),
             str(report.total.n),
             milliseconds(figure) if report.clock == "wall" else count(figure),
-            report.unit,
-            report.statistic,
+            f"{report.unit} ({report.statistic})",
         )
     output().print(rows)

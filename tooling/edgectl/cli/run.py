@@ -38,10 +38,10 @@ def command(
     inputs = [read_input(image, opened.manifest.inputs[0].shape)]
     target = open_device(device)
     with progress() as say:
-        outputs = execute(opened, target, inputs, threads=threads, progress=say)
         if reference is not None:
             say("running PyTorch", None)
             wanted = run_reference(opened, reference, inputs)
+        outputs = execute(opened, target, inputs, threads=threads, progress=say)
     pixels = to_image(outputs[0])
     write_image(out, pixels)
     console = output()
