@@ -184,8 +184,9 @@ void PrepareInputs(const Options& options, Session* session) {
   EnterStep("inputs");
   const MethodMeta meta = Meta(session->module.get());
   if (options.inputs.size() > meta.num_inputs()) {
-    throw Failure("inputs", "The model takes " + std::to_string(meta.num_inputs()) +
-                                " inputs, not " + std::to_string(options.inputs.size()) + ".");
+    throw Failure("inputs", "The model takes " + std::to_string(meta.num_inputs()) + " input" +
+                                (meta.num_inputs() == 1 ? "" : "s") + ", not " +
+                                std::to_string(options.inputs.size()) + ".");
   }
   for (size_t i = 0; i < meta.num_inputs(); ++i) {
     const std::string what = "Input " + std::to_string(i) + " of the model";

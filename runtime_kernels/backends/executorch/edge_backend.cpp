@@ -180,7 +180,7 @@ Error Prepare(FreeableBuffer* processed, Delegate* delegate) {
     status = edge::Executor::Create(delegate->plan, &delegate->pool->pool, &delegate->executor);
   }
   if (status != edge::Status::kOk) {
-    ET_LOG(Error, "%s: the plan of %zu bytes is refused: %s.", kName, size,
+    ET_LOG(Error, "%s refuses its plan of %zu bytes: %s.", kName, size,
            edge::StatusMessage(status));
     return ErrorOf(status);
   }

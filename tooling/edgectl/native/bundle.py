@@ -32,9 +32,7 @@ def collect_with_libraries(program: Path, libraries: Path, chain: Toolchain, out
             own = libraries / needed
             found = own if own.is_file() else chain.print_file(needed)
             if found is None:
-                raise ToolError(
-                    f"gathering the libraries of {program.name}", f"{needed}, which {name} needs, is not there"
-                )
+                raise ToolError(f"gathering the libraries of {program.name}", f"{needed}, which {name} needs, is not there")
             pending[needed] = found
     for path in out.iterdir():
         path.chmod(0o755)

@@ -1,7 +1,8 @@
-"""The compilers: this machine's own, Debian's cross compiler for arm64, and Android's NDK."""
+"""The compilers: this machine's own, Debian's and zig's for arm64 Linux, and Android's NDK."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -54,18 +55,26 @@ def arm64_linux() -> Toolchain:
         UserError: it is not installed.
     """
     compiler = _find(f"{ARM64_TRIPLE}-g++", f"g++-{ARM64_TRIPLE}")
-    return cross("android-arm64", [compiler])
+    return _cross("android-arm64", [compiler])
 
 
-def cross(name: str, compiler: Sequence[str], *args: str) -> Toolchain:
-    """Any compiler for arm64 Linux, with further arguments for CMake."""
-    cmake_args = (
-        "-DCMAKE_SYSTEM_NAME=Linux",
-        "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
-        f"-DCMAKE_CXX_COMPILER={';'.join(compiler)}",
-        *args,
-    )
-    return Toolchain(name, tuple(compiler), cmake_args, _identity(compiler))
+def arm64_static() -> Toolchain:
+    """Zig's compiler with musl, for static arm64 programs: proof that the kernels lean on nothing of glibc or Debian.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    spec = importlib.util.find_spec("ziglang")
+    zig = Path(spec.origin).with_name("zig") if spec and spec.origin else None
+    if zig is None or not zig.is_file():
+        raise UserError("zig is missing: install it with `pip install ziglang`.")
+    return _cross("arm64-static", [str(zig), "c++", "-target", "aarch64-linux-musl"], "-DCMAKE_EXE_LINKER_FLAGS=-static")
+
+
+def _cross(name: str, compiler: Sequence[str], *args: str) -> Toolchain:
+    system = ("-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64")
+    chosen = f"-DCMAKE_CXX_COMPILER={';'.join(compiler)}"
+    return Toolchain(name, tuple(compiler), (*system, chosen, *args), _identity(compiler))
 
 
 def ndk() -> Toolchain | None:
@@ -83,9 +92,7 @@ def ndk() -> Toolchain | None:
         return None
     file = Path(home) / "build" / "cmake" / "android.toolchain.cmake"
     if not file.is_file():
-        raise UserError(
-            f"ANDROID_NDK_HOME is {home}, but there is no NDK: it lacks build/cmake/android.toolchain.cmake."
-        )
+        raise UserError(f"ANDROID_NDK_HOME is {home}, but there is no NDK: it lacks build/cmake/android.toolchain.cmake.")
     properties = Path(home) / "source.properties"
     identity = f"NDK {properties.read_text(encoding='utf-8') if properties.is_file() else home}"
     args = (f"-DCMAKE_TOOLCHAIN_FILE={file}", "-DANDROID_ABI=arm64-v8a", "-DANDROID_PLATFORM=android-28")

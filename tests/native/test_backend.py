@@ -1,0 +1,79 @@
+"""EdgeKernelsBackend inside ExecuTorch's Python runtime."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgectl.native import host_backend
+
+from .conftest import Model
+
+
+@pytest.fixture(scope="module")
+def runtime():  # type: ignore[no-untyped-def]
+    """ExecuTorch's runtime with the backend's library loaded."""
+    from executorch.runtime import Runtime
+
+    ctypes.CDLL(str(host_backend()), ctypes.RTLD_GLOBAL)
+    return Runtime.get()
+
+
+def test_loading_the_library_registers_the_backend(runtime) -> None:  # type: ignore[no-untyped-def]
+    assert "EdgeKernelsBackend" in runtime.backend_registry.registered_backend_names
+
+
+def test_a_model_agrees_with_pytorch(runtime, small: Model) -> None:  # type: ignore[no-untyped-def]
+    method = runtime.load_program(small.path).load_method("forward")
+    for _ in range(2):
+        (y,) = method.execute([torch.from_numpy(small.x)])
+        np.testing.assert_allclose(y.numpy(), small.y, atol=1e-5)
+
+
+def test_two_models_run_side_by_side(runtime, small: Model, mixed: Model) -> None:  # type: ignore[no-untyped-def]
+    first = runtime.load_program(small.path).load_method("forward")
+    second = runtime.load_program(mixed.path).load_method("forward")
+    for _ in range(2):
+        for method, model in ((first, small), (second, mixed)):
+            (y,) = method.execute([torch.from_numpy(model.x)])
+            np.testing.assert_allclose(y.numpy(), model.y, atol=1e-4)
+
+
+@pytest.mark.parametrize(("at", "value"), [(0, 0), (8, 99), (12, 0xFF), (40, 7)])
+def test_a_damaged_plan_is_refused(runtime, small: Model, tmp_path: Path, at: int, value: int) -> None:  # type: ignore[no-untyped-def]
+    data = bytearray(small.path.read_bytes())
+    data[data.index(b"EDGEPLAN") + at] = value
+    path = tmp_path / "damaged.pte"
+    path.write_bytes(data)
+    with pytest.raises(RuntimeError):
+        runtime.load_program(path).load_method("forward")
+
+
+@pytest.mark.parametrize("threads", ["1", "2", "5", "0", "fish"])
+def test_edge_threads_chooses_the_number_of_threads(small: Model, threads: str) -> None:
+    script = (
+        "import ctypes, sys, torch\n"
+        "from executorch.runtime import Runtime\n"
+        "ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)\n"
+        "before = len(__import__('os').listdir('/proc/self/task'))\n"
+        "method = Runtime.get().load_program(sys.argv[2]).load_method('forward')\n"
+        "print(len(__import__('os').listdir('/proc/self/task')) - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, host_backend(), small.path],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"EDGE_THREADS": threads},
+    )
+    if threads.isdigit() and threads != "0":
+        assert int(done.stdout) == int(threads) - 1
+    else:
+        assert "EDGE_THREADS" in done.stderr
