@@ -8,8 +8,10 @@ packages=(
   g++-aarch64-linux-gnu  # the same for arm64
   qemu-system-arm        # the emulated phone
   qemu-user              # the arm64 kernels' own tests
-  libgtest-dev
-  libbenchmark-dev
+  libgtest-dev           # the C++ tests
+  libbenchmark-dev       # the C++ benchmarks
+  libusb-1.0-0           # phones on USB
+  adb cpio               # tests: does our adbd please the ordinary client, is our initramfs an ordinary archive
 )
 
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
