@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MakeFile
 
 from edgectl.device import Device, DeviceInfo, list_devices, open_device
 from edgectl.device import emulator as emulators
 from edgectl.device.image import Image
 from edgectl.errors import ToolError, UserError
+
+from .conftest import MakeFile
 
 SECOND = "second"
 

@@ -10,14 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from adb_gate import Gate
-from conftest import MakeFile
 
-from edgectl.device import Device, open_device
+from edgectl.device import Device, connection, open_device
 from edgectl.device import emulator as emulators
 from edgectl.device.adb import AdbDevice
 from edgectl.device.connection import Connection, SteadyTcpTransport
 from edgectl.errors import ToolError
+
+from .adb_gate import Gate
+from .conftest import MakeFile
 
 pytestmark = pytest.mark.device
 
@@ -84,6 +85,26 @@ def test_an_emulator_killed_during_a_run_names_the_step_and_a_second_try_works(
     again = open_device(f"emulator:{VICTIM}")
     again.push({"here": make_file("here", "x")}, "runs")
     assert again.run(["cat", "here"], folder="runs").stdout == "x"
+
+
+def test_a_device_that_hangs_during_a_push_is_given_up_and_works_when_it_is_back(
+    victim: emulators.EmulatorState, make_file: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "REPLY_S", 2.0)
+    state = emulators.running(VICTIM)
+    device = emulators.open_emulator(state, reply_s=1.0)
+    big = make_file("big.bin", 6 * MIB)
+    try:
+        with pytest.raises(
+            ToolError, match=r"^pushing big\.bin to emulator:victim failed: the device stopped answering in time$"
+        ):
+            device.push({"big.bin": big}, "hangs", progress=_Once(0.2, lambda: os.kill(state.pid, signal.SIGSTOP)))
+    finally:
+        os.kill(state.pid, signal.SIGCONT)
+    monkeypatch.undo()
+    again = open_device(f"emulator:{VICTIM}")
+    assert again.push({"big.bin": big}, "hangs").pushed == ["big.bin"]
+    assert names_in(again, "hangs") == ["big.bin"]
 
 
 def test_a_file_too_big_for_the_device_says_what_is_needed_and_free(

@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import MakeFile
 
 from edgectl.device import Device
 from edgectl.errors import ToolError, UserError
+
+from .conftest import MakeFile
 
 
 def names_in(device: Device, folder: str) -> list[str]:

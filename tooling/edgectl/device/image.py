@@ -58,6 +58,7 @@ def ensure_image(progress: Progress) -> Image:
     folder = root / _recipe_hash()
     image = Image(folder / "kernel", folder / "initramfs.cpio")
     if not folder.is_dir():
+        progress("preparing the emulator's image", None)
         with _locked(root):
             if not folder.is_dir():
                 _build(root, folder, progress)

@@ -1,0 +1,1 @@
+"""Tests of the devices, on the host and on the emulated phone."""
