@@ -14,11 +14,23 @@ class ConvTile {
   // and reads the residual of these pixels only.
   static EDGE_NOINLINE void Run(const ConvJob& job, int64_t y, int64_t x, int last) {
     Reg acc[B][NV];
-    Unroll<B>([&](auto b) EDGE_INLINE_LAMBDA {
-      const Reg bias = V::Set(job.bias[b.value]);
-      Unroll<NV>([&](auto v) EDGE_INLINE_LAMBDA { acc[b.value][v.value] = bias; });
-    });
+    if (job.first_pass) {
+      Unroll<B>([&](auto b) EDGE_INLINE_LAMBDA {
+        const Reg bias = V::Set(job.bias[b.value]);
+        Unroll<NV>([&](auto v) EDGE_INLINE_LAMBDA { acc[b.value][v.value] = bias; });
+      });
+    } else {
+      ForSums(job, y, x, [&](auto b, auto v, float* sum) EDGE_INLINE_LAMBDA {
+        acc[b.value][v.value] = V::Load(sum);
+      });
+    }
     Accumulate(job, job.in + y * job.in_h + x, acc);
+    if (!job.last_pass) {
+      ForSums(job, y, x, [&](auto b, auto v, float* sum) EDGE_INLINE_LAMBDA {
+        V::Store(sum, acc[b.value][v.value]);
+      });
+      return;
+    }
     const Epilogue& e = *job.epilogue;
     const bool residual = job.residual != nullptr;
     if (residual && !e.residual_after_act) AddResidual(job, y, x, last, acc);
@@ -30,6 +42,14 @@ class ConvTile {
  private:
   using Reg = typename V::Reg;
   static constexpr int kLanes = V::kLanes;
+
+  template <class F>
+  static EDGE_INLINE void ForSums(const ConvJob& job, int64_t y, int64_t x, const F& f) {
+    Unroll<B>([&](auto b) EDGE_INLINE_LAMBDA {
+      float* row = job.sums + (b.value * job.rows + y) * job.sums_h + x;
+      Unroll<NV>([&](auto v) EDGE_INLINE_LAMBDA { f(b, v, row + v.value * kLanes); });
+    });
+  }
 
   static EDGE_INLINE void Accumulate(const ConvJob& job, const float* in, Reg (&acc)[B][NV]) {
     const int32_t* const end = job.offsets + job.n_entries;

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 
 #include "kernels/conv/conv.h"
 #include "kernels/conv/kernel_table.h"
@@ -34,16 +35,37 @@ class ConvRun {
         units_per_block_(args.packed.block / kernel.lanes) {}
 
   void Tasks(size_t begin, size_t end) const {
+    std::unique_ptr<float[]> sums;  // of one task
+    if (s_.passes > 1) sums.reset(new float[static_cast<size_t>(s_.group_size * UnitSums())]);
     for (size_t t = begin; t < end; ++t) {
       const int64_t task = static_cast<int64_t>(t);
       const int64_t strip = s_.filters_outer ? task % s_.strips : task / s_.groups;
       const int64_t group = s_.filters_outer ? task / s_.strips : task % s_.groups;
-      Task(strip, group);
+      Task(strip, group, sums.get());
     }
   }
 
  private:
-  void Task(int64_t strip, int64_t group) const {
+  // Room for the last vector of a row to be whole.
+  int64_t SumsRow() const { return s_.strip_cols + kernel_.vector; }
+  int64_t UnitSums() const { return kernel_.lanes * s_.strip_rows * SumsRow(); }
+
+  void Task(int64_t strip, int64_t group, float* sums) const {
+    ConvJob job = StripJob(strip);
+    job.sums_h = SumsRow();
+    const int64_t units = int64_t{a_.packed.n_blocks} * units_per_block_;
+    const int64_t first = group * s_.group_size, last = std::min(units, first + s_.group_size);
+    for (int64_t pass = 0; pass < s_.passes; ++pass) {
+      job.first_pass = pass == 0;
+      job.last_pass = pass + 1 == s_.passes;
+      for (int64_t unit = first; unit < last; ++unit) {
+        if (sums != nullptr) job.sums = sums + (unit - first) * UnitSums();
+        Unit(unit, pass, &job);
+      }
+    }
+  }
+
+  ConvJob StripJob(int64_t strip) const {
     const int64_t across = (s_.cols + s_.strip_cols - 1) / s_.strip_cols;
     const int64_t down = (s_.rows + s_.strip_rows - 1) / s_.strip_rows;
     const int64_t n = strip / (across * down);
@@ -60,26 +82,28 @@ class ConvRun {
     if (a_.residual != nullptr) job.residual = a_.residual + n * a_.res_n + y * a_.res_h + x;
     job.res_c = a_.res_c;
     job.res_h = a_.res_h;
-    job.may_overlap = a_.residual != a_.out;
+    // Pixels computed again would count their earlier passes twice, or add themselves to the
+    // residual that they have replaced.
+    job.may_overlap = s_.passes == 1 && a_.residual != a_.out;
     job.epilogue = &a_.epilogue;
-    const int64_t units = int64_t{a_.packed.n_blocks} * units_per_block_;
-    const int64_t last = std::min(units, (group + 1) * s_.group_size);
-    for (int64_t unit = group * s_.group_size; unit < last; ++unit) Unit(unit, &job);
+    return job;
   }
 
-  void Unit(int64_t unit, ConvJob* job) const {
+  void Unit(int64_t unit, int64_t pass, ConvJob* job) const {
     const PackedView& p = a_.packed;
     const int64_t block = unit / units_per_block_;
     const int64_t lane = unit % units_per_block_ * kernel_.lanes;
-    const uint32_t first = p.row_ptr[block];
+    const uint32_t* range =
+        s_.passes == 1 ? p.row_ptr + block : &s_.pass_ptr[block * s_.passes + pass];
     job->filters = p.filters + block * p.block + lane;
     if (std::all_of(job->filters, job->filters + kernel_.lanes,
                     [](uint32_t f) { return f == kNone; })) {
       return;
     }
-    job->offsets = p.offsets + first;
-    job->n_entries = p.row_ptr[block + 1] - first;
-    job->weights = p.weights + int64_t{first} * p.block + lane;
+    if (range[0] == range[1] && !job->first_pass && !job->last_pass) return;
+    job->offsets = p.offsets + range[0];
+    job->n_entries = range[1] - range[0];
+    job->weights = p.weights + int64_t{range[0]} * p.block + lane;
     job->weights_stride = p.block;
     job->bias = p.bias + block * p.block + lane;
     job->lanes = kernel_.lanes;
@@ -193,7 +217,7 @@ void Linear(const LinearArgs& args, ThreadPool* pool, Isa isa) {
 }
 
 void ConvWith(const ConvArgs& args, ThreadPool* pool, const KernelTable& kernels) {
-  if (args.n <= 0 || args.h <= 0 || args.w <= 0) return;
+  if (args.n <= 0 || args.h <= 0 || args.w <= 0 || args.packed.n_blocks == 0) return;
   const ConvKernel& kernel = kernels.conv[BlockIndex(args.packed.block)];
   const ConvSchedule schedule = PlanConv(args, kernel, pool->threads());
   const ConvRun run(args, kernel, schedule);

@@ -32,6 +32,12 @@ struct ConvJob {
   // the output itself).
   bool may_overlap;
   const Epilogue* epilogue;
+  // Sums of the entries of earlier passes over this rectangle: pixel (y, x) of a lane at (lane *
+  // rows + y) * sums_h + x, with room for whole vectors. Null when there is a single pass; then
+  // there is a bias to begin with and outputs to store at once.
+  float* sums;
+  int64_t sums_h;
+  bool first_pass, last_pass;
 };
 
 // One block of filters over `rows` inputs.

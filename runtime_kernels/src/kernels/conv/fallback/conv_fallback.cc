@@ -20,12 +20,22 @@ float Finish(float sum, const float* residual, const Epilogue& e) {
 // One filter over pixels [x, x + count) of one row.
 void ConvSpan(const ConvJob& job, int lane, int64_t y, int64_t x, int count) {
   float sum[kTile];
-  std::fill(sum, sum + count, job.bias[lane]);
+  float* sums =
+      job.sums == nullptr ? nullptr : job.sums + (int64_t{lane} * job.rows + y) * job.sums_h + x;
+  if (job.first_pass) {
+    std::fill(sum, sum + count, job.bias[lane]);
+  } else {
+    std::copy(sums, sums + count, sum);
+  }
   const float* in = job.in + y * job.in_h + x;
   for (int64_t e = 0; e < job.n_entries; ++e) {
     const float w = job.weights[e * job.weights_stride + lane];
     const float* p = in + job.offsets[e];
     for (int i = 0; i < count; ++i) sum[i] += w * p[i];
+  }
+  if (!job.last_pass) {
+    std::copy(sum, sum + count, sums);
+    return;
   }
   const int64_t channel = job.filters[lane];
   float* out = job.out + channel * job.out_c + y * job.out_h + x;
