@@ -39,37 +39,12 @@ size_t Below(Random& random, size_t n) { return n == 0 ? 0 : static_cast<size_t>
 
 // Numbers at which arithmetic goes wrong.
 uint64_t Interesting(Random& random, uint64_t old) {
-  constexpr uint64_t kValues[] = {0,
-                                  1,
-                                  2,
-                                  3,
-                                  4,
-                                  7,
-                                  8,
-                                  16,
-                                  63,
-                                  64,
-                                  65,
-                                  127,
-                                  128,
-                                  255,
-                                  256,
-                                  1023,
-                                  1024,
-                                  4096,
-                                  65535,
-                                  65536,
-                                  0x7fffffff,
-                                  0x80000000,
-                                  0xffffffff,
-                                  0x7fc00000,
-                                  0x7f800000,
-                                  0xff800000,
-                                  0x100000000,
-                                  INT64_MAX,
-                                  INT64_MIN,
-                                  UINT64_MAX,
-                                  UINT64_MAX - 63};
+  constexpr uint64_t kTop = uint64_t{1} << 63, kMost = ~uint64_t{0};
+  constexpr uint64_t kNaN = 0x7fc00000, kInfinity = 0x7f800000;  // as floats
+  const uint64_t values[] = {
+      0,    1,        3,     4,          7,           16,   63,        64,
+      1023, 4096,     65536, kTop >> 32, kMost >> 32, kNaN, kInfinity, kInfinity | kTop >> 32,
+      kTop, kTop - 1, kMost, kMost - 63};
   switch (Below(random, 4)) {
     case 0:
       return old + Below(random, 9) - 4;
@@ -78,7 +53,7 @@ uint64_t Interesting(Random& random, uint64_t old) {
     case 2:
       return old / 2;
     default:
-      return kValues[Below(random, sizeof(kValues) / sizeof(kValues[0]))];
+      return values[Below(random, sizeof(values) / sizeof(values[0]))];
   }
 }
 
