@@ -1,4 +1,5 @@
-// Loads and runs plans. The whole public C++ interface of runtime_kernels; it depends on nothing but the C++17 library.
+// Loads and runs plans. The whole public C++ interface of runtime_kernels; it depends on nothing
+// but the C++17 library.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -13,21 +14,23 @@ namespace edge {
 
 enum class Status : int {
   kOk = 0,
-  kTruncated,       // smaller than it says, or than a record needs
-  kNotAPlan,        // wrong magic
-  kWrongVersion,    // another kPlanVersion
-  kBadOffset,       // something points outside the plan or the arena
-  kBadValue,        // an enum, size, shape or parameter that makes no sense
+  kTruncated,     // smaller than it says, or than a record needs
+  kNotAPlan,      // wrong magic
+  kWrongVersion,  // another kPlanVersion
+  kBadOffset,     // something points outside the plan or the arena
+  kBadValue,      // an enum, size, shape or parameter that makes no sense
   kOutOfMemory,
-  kBadArgument,     // run() was given null or too few buffers
+  kBadArgument,  // run() was given null or too few buffers
 };
 const char* StatusMessage(Status status);
 
-// A validated, read-only view of plan bytes. The bytes must outlive the view and be 8-byte aligned (64 is best: the weights'
-// alignment counts from the start of the plan); otherwise Load answers kBadArgument.
+// A validated, read-only view of plan bytes. The bytes must outlive the view and be 8-byte aligned
+// (64 is best: the weights' alignment counts from the start of the plan); otherwise Load answers
+// kBadArgument.
 class Plan {
  public:
-  // Validates everything; on any error returns its status and leaves *out untouched. Never reads outside [bytes, bytes + size).
+  // Validates everything; on any error returns its status and leaves *out untouched. Never reads
+  // outside [bytes, bytes + size).
   static Status Load(const void* bytes, size_t size, Plan* out);
 
   const Header& header() const { return *reinterpret_cast<const Header*>(bytes_); }

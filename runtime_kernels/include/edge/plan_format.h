@@ -1,9 +1,12 @@
-// The binary layout of a plan: one delegated subgraph, written by edgectl.lowering.plan and run by edge::Executor.
+// The binary layout of a plan: one delegated subgraph, written by edgectl.lowering.plan and run by
+// edge::Executor.
 //
-// Little-endian, position-independent, fixed-size records. Every offset is in bytes from the start of the file unless it
-// says otherwise. A reader must validate everything before use (src/plan/plan.cc does).
+// Little-endian, position-independent, fixed-size records. Every offset is in bytes from the start
+// of the file unless it says otherwise. A reader must validate everything before use
+// (src/plan/plan.cc does).
 //
-//   Header | TensorRec[n_tensors] | OpRec[n_ops] | u32 index table | strings | data (64-byte aligned)
+//   Header | TensorRec[n_tensors] | OpRec[n_ops] | u32 index table | strings | data (64-byte
+//   aligned)
 #pragma once
 #include <cstdint>
 
@@ -16,24 +19,36 @@ constexpr uint32_t kNone = 0xffffffffu;
 enum class Storage : uint32_t { kArena = 0, kInput = 1, kOutput = 2, kConst = 3 };
 
 enum class OpKind : uint32_t {
-  kCopy = 0,             // p: factor s, pad_top, pad_left. See below.
-  kConv = 1,             // packed blob; input must be in the arena
-  kLinear = 2,           // packed blob; vectorised over filters; input dims (rows, features, 1, 1) or a (n, c, h, w) map
-  kUnary = 3,            // the activation alone
-  kAdd = 4,              // two inputs, numpy broadcasting over 4-D dims
-  kMul = 5,              // the same
-  kConcat = 6,           // p: axis
-  kMaxPool = 7,          // p: kh kw sh sw pad_top pad_left dil_h dil_w
-  kAvgPool = 8,          // p: kh kw sh sw pad_top pad_left count_include_pad divisor_override (0: none) pad_bottom pad_right
+  kCopy = 0,     // p: factor s, pad_top, pad_left. See below.
+  kConv = 1,     // packed blob; input must be in the arena
+  kLinear = 2,   // packed blob; vectorised over filters; input dims (rows, features, 1, 1) or a (n,
+                 // c, h, w) map
+  kUnary = 3,    // the activation alone
+  kAdd = 4,      // two inputs, numpy broadcasting over 4-D dims
+  kMul = 5,      // the same
+  kConcat = 6,   // p: axis
+  kMaxPool = 7,  // p: kh kw sh sw pad_top pad_left dil_h dil_w
+  kAvgPool = 8,  // p: kh kw sh sw pad_top pad_left count_include_pad divisor_override (0: none)
+                 // pad_bottom pad_right
   kAdaptiveAvgPool = 9,  // output dims say it all (global mean: 1x1)
-  kUpsampleNearest = 10,   // f: in/out ratio of rows, of columns; src = min(floor(dst * f), size - 1)
-  kUpsampleBilinear = 11,  // p: align_corners; f: ratio of rows, of columns (PyTorch's area_pixel_compute_source_index)
+  kUpsampleNearest =
+      10,  // f: in/out ratio of rows, of columns; src = min(floor(dst * f), size - 1)
+  kUpsampleBilinear = 11,  // p: align_corners; f: ratio of rows, of columns (PyTorch's
+                           // area_pixel_compute_source_index)
   kPixelShuffle = 12,      // p: r, crop_top, crop_left
   kSoftmax = 13,           // over dim 1 of (n, c, h, w)
 };
 
 // y = act(x). kClamp covers relu (0, inf) and relu6 (0, 6).
-enum class ActKind : uint32_t { kNone = 0, kClamp = 1, kLeakyRelu = 2, kHardswish = 3, kSigmoid = 4, kMish = 5, kSilu = 6 };
+enum class ActKind : uint32_t {
+  kNone = 0,
+  kClamp = 1,
+  kLeakyRelu = 2,
+  kHardswish = 3,
+  kSigmoid = 4,
+  kMish = 5,
+  kSilu = 6
+};
 
 struct Header {  // 128 bytes
   char magic[8];
@@ -42,16 +57,17 @@ struct Header {  // 128 bytes
   uint32_t n_ops;
   uint32_t n_inputs;
   uint32_t n_outputs;
-  uint32_t n_index;       // entries in the index table
-  uint64_t total_size;    // of the whole plan
+  uint32_t n_index;     // entries in the index table
+  uint64_t total_size;  // of the whole plan
   uint64_t tensors_off;
   uint64_t ops_off;
-  uint64_t index_off;     // u32 tensor ids: first n_inputs ids of the inputs, then n_outputs ids, then op operand lists
+  uint64_t index_off;  // u32 tensor ids: first n_inputs ids of the inputs, then n_outputs ids, then
+                       // op operand lists
   uint64_t strings_off;
   uint64_t strings_size;
-  uint64_t data_off;      // 64-byte aligned
+  uint64_t data_off;  // 64-byte aligned
   uint64_t data_size;
-  uint64_t arena_size;    // bytes; the executor adds kArenaSlack readable bytes before and after
+  uint64_t arena_size;  // bytes; the executor adds kArenaSlack readable bytes before and after
   uint8_t reserved[24];
 };
 static_assert(sizeof(Header) == 128);
@@ -59,60 +75,74 @@ static_assert(sizeof(Header) == 128);
 // Kernels may read (never write) this far outside the arena: tails of vectors.
 constexpr uint64_t kArenaSlack = 1024;
 
-// A float32 tensor, always seen as (n, c, h, w); the innermost stride is 1. Tensors of other ranks are dense and viewed as four
-// dimensions. Several records may name the same arena bytes (views).
-// The halo is a band of guaranteed zeros around every channel plane: rows [-top, h + bottom), columns [-left, w + right) at
-// offset + y * stride[2] + x. Halos of neighbouring rows may overlap (stride[2] >= w + max(left, right)). Whatever op writes the
-// tensor leaves its halo zero.
-struct TensorRec {  // 96 bytes
+// A float32 tensor, always seen as (n, c, h, w); the innermost stride is 1. Tensors of other ranks
+// are dense and viewed as four dimensions. Several records may name the same arena bytes (views).
+// The halo is a band of guaranteed zeros around every channel plane: rows [-top, h + bottom),
+// columns [-left, w + right) at offset + y * stride[2] + x. Halos of neighbouring rows may overlap
+// (stride[2] >= w + max(left, right)). Whatever op writes the tensor leaves its halo zero.
+struct TensorRec {    // 96 bytes
   uint32_t storage;   // Storage
   uint32_t io_index;  // which input or output, for kInput / kOutput
   int32_t dims[4];
   int32_t halo[4];    // top, bottom, left, right; zero unless in the arena
   int64_t stride[3];  // of n, c, h, in elements
-  uint64_t offset;    // bytes to element (0,0,0,0) from the arena's (kArena) or the data section's (kConst) start; 0 for inputs, outputs
+  uint64_t offset;    // bytes to element (0,0,0,0) from the arena's (kArena) or the data section's
+                      // (kConst) start; 0 for inputs, outputs
   uint8_t reserved[24];
 };
 static_assert(sizeof(TensorRec) == 96);
 
-struct OpRec {  // 160 bytes
-  uint32_t op;            // OpKind
-  uint32_t act;           // ActKind, applied to the result of kConv, kLinear, kUnary, kAdd, kMul
-  float act_param[2];     // clamp: lo, hi; leaky relu: slope
-  uint32_t name_off;      // into the strings: the PyTorch module path, not terminated
+struct OpRec {         // 160 bytes
+  uint32_t op;         // OpKind
+  uint32_t act;        // ActKind, applied to the result of kConv, kLinear, kUnary, kAdd, kMul
+  float act_param[2];  // clamp: lo, hi; leaky relu: slope
+  uint32_t name_off;   // into the strings: the PyTorch module path, not terminated
   uint32_t name_len;
-  uint32_t inputs_off;    // first entry in the index table
+  uint32_t inputs_off;  // first entry in the index table
   uint32_t n_inputs;
-  uint32_t output;        // tensor id
-  uint32_t residual;      // tensor id with the output's dims, or kNone; kConv and kLinear only
+  uint32_t output;    // tensor id
+  uint32_t residual;  // tensor id with the output's dims, or kNone; kConv and kLinear only
   uint32_t residual_after_act;  // 0: y = act(conv + r); 1: y = act(conv) + r
   int32_t p[12];
   float f[4];
   uint32_t pad0;
-  uint64_t data_off;      // packed blob from the start of the data section, 64-byte aligned
+  uint64_t data_off;  // packed blob from the start of the data section, 64-byte aligned
   uint64_t data_size;
   uint8_t reserved[32];
 };
 static_assert(sizeof(OpRec) == 160);
 
-// kCopy: with input x (n, c, h, w), factor s and padding (pt, pl), the output (n, k * c, rows, cols) holds the first k of the s * s
-// phases, phase = py * s + px:   out[phase * c + ch][r][q] = x[ch][r * s + py - pt][q * s + px - pl], zero outside x.
-// s = 1, no padding: a plain copy (into a tensor with a halo, or out of one). A convolution with stride s becomes a stride-1
-// convolution over the phases.
+// kCopy: with input x (n, c, h, w), factor s and padding (pt, pl), the output (n, k * c, rows,
+// cols) holds the first k of the s * s phases, phase = py * s + px:
 //
-// kPixelShuffle: out[c][y][x] = in[c * r * r + ((y + ct) % r) * r + (x + cl) % r][(y + ct) / r][(x + cl) / r]. A transposed
-// convolution with stride r is a convolution with r * r times the filters, then this.
+//   out[phase * c + ch][r][q] = x[ch][r * s + py - pt][q * s + px - pl], zero outside x.
 //
-// kConv: out[f][y][x] = act(bias[f] + sum over entries e of f's block: w[e][lane of f] * in[offset[e] + y * in.stride[2] + x] (+ r)),
-// where in[0] is element (n, 0, 0, 0) and offset[e] already contains channel, kernel position, dilation, padding and phase. Always
-// stride 1. Depthwise and grouped convolutions are the same format with fewer entries a block.
-// kLinear: the same blob; for every n: out[n][f] = act(bias[f] + sum w[e][lane] * in[n * in.stride[0] + offset[e]] (+ r)), out's
-// h = w = 1.
-struct PackedHeader {  // 64 bytes, at OpRec::data_off; the offsets below are from this header's start, 64-byte aligned
+// s = 1, no padding: a plain copy (into a tensor with a halo, or out of one). A convolution with
+// stride s becomes a stride-1 convolution over the phases.
+//
+// kPixelShuffle:
+//
+//   out[c][y][x] = in[c * r * r + ((y + ct) % r) * r + (x + cl) % r][(y + ct) / r][(x + cl) / r].
+//
+// A transposed convolution with stride r is a convolution with r * r times the filters, then this.
+//
+// kConv, with the sum over the entries e of f's block:
+//
+//   out[f][y][x] = act(bias[f] + sum w[e][lane of f] * in[offset[e] + y * in.stride[2] + x] (+ r)),
+//
+// where in[0] is element (n, 0, 0, 0) and offset[e] already contains channel, kernel position,
+// dilation, padding and phase. Always stride 1. Depthwise and grouped convolutions are the same
+// format with fewer entries a block.
+//
+// kLinear: the same blob; for every n, with out's h = w = 1:
+//
+//   out[n][f] = act(bias[f] + sum w[e][lane] * in[n * in.stride[0] + offset[e]] (+ r)).
+struct PackedHeader {  // 64 bytes, at OpRec::data_off; the offsets below are from this header's
+                       // start, 64-byte aligned
   uint32_t block;      // B: 1, 2, 4, 8 or 16 filters share one list of entries
   uint32_t n_blocks;
-  uint32_t n_entries;  // of all blocks together
-  uint32_t n_filters;  // output channels; every one appears exactly once in `filters`
+  uint32_t n_entries;    // of all blocks together
+  uint32_t n_filters;    // output channels; every one appears exactly once in `filters`
   uint64_t row_ptr_off;  // u32[n_blocks + 1]: block i owns entries [row_ptr[i], row_ptr[i + 1])
   uint64_t filters_off;  // u32[n_blocks * B]: output channel of every lane; kNone: an unused lane
   uint64_t offsets_off;  // i32[n_entries]: input offsets in elements

@@ -14,7 +14,8 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
   size_t threads() const;
-  // Calls body(begin, end) over a partition of [0, n) into pieces of at least `grain`, and returns when all are done.
+  // Calls body(begin, end) over a partition of [0, n) into pieces of at least `grain`, and returns
+  // when all are done.
   void ParallelFor(size_t n, size_t grain, const std::function<void(size_t, size_t)>& body);
 
  private:
