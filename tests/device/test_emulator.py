@@ -85,8 +85,8 @@ def test_its_clock_counts_instructions(emulator: Device, make_file: MakeFile) ->
         loop = f"i=0; while [ $i -lt {loops} ]; do i=$((i+1)); done; cat /proc/$$/schedstat"
         return int(emulator.run(["sh", "-c", loop], folder="clock").stdout.split()[0])
 
-    base, once, twice = (min(spent(loops) for _ in range(2)) for loops in (0, 1_000, 2_000))
-    assert (twice - base) / (once - base) == pytest.approx(2, rel=0.02)
+    base, once, twice = (min(spent(loops) for _ in range(3)) for loops in (0, 2_000, 4_000))
+    assert (twice - base) / (once - base) == pytest.approx(2, rel=0.1)
 
 
 @pytest.mark.device
