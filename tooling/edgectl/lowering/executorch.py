@@ -70,19 +70,19 @@ def compile_module(model: nn.Module, example: torch.Tensor, progress: Callable[[
 
 def plain_weights(model: nn.Module) -> nn.Module:
     """A copy in eval mode whose weights are plain tensors: parametrizations, prune masks and weight norm applied."""
-    try:
-        model = copy.deepcopy(model).eval()
-    except RuntimeError:  # a pruned weight is not a leaf until its hook has been removed; the masks are applied in place
-        for module in model.modules():
-            _remove_masks(module)
-        model = copy.deepcopy(model).eval()
+    for module in model.modules():
+        # weights computed by a hook are not leaves and cannot be copied; the hook computes them again when it runs
+        for name, value in list(vars(module).items()):
+            if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+                setattr(module, name, value.detach())
+    model = copy.deepcopy(model).eval()
     for module in model.modules():
         if parametrize.is_parametrized(module):
-            for name in [name for name, _ in module.get_submodule("parametrizations").named_children()]:
-                parametrize.remove_parametrizations(module, str(name), leave_parametrized=True)
-        _remove_masks(module)
+            _apply_parametrizations(module)
         for hook in list(module._forward_pre_hooks.values()):
-            if type(hook).__name__ == "WeightNorm":
+            if isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, hook._tensor_name)
+            elif type(hook).__name__ == "WeightNorm":
                 torch.nn.utils.remove_weight_norm(module, getattr(hook, "name"))  # noqa: B009
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -90,10 +90,14 @@ def plain_weights(model: nn.Module) -> nn.Module:
     return model
 
 
-def _remove_masks(module: nn.Module) -> None:
-    for hook in list(module._forward_pre_hooks.values()):
-        if isinstance(hook, prune.BasePruningMethod):
-            prune.remove(module, hook._tensor_name)
+def _apply_parametrizations(module: nn.Module) -> None:
+    """parametrize.remove_parametrizations would strip the class, which the copy shares with the module it was copied from."""
+    names = [name for name, _ in module.get_submodule("parametrizations").named_children()]
+    values = {name: getattr(module, name).detach() for name in names}
+    module.__class__ = type(module).__bases__[0]
+    del module.parametrizations
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
 
 def _placements(edge: EdgeProgramManager, decisions: dict[str, Decision]) -> list[Placement]:
