@@ -125,6 +125,23 @@ TEST_P(ConvOfBlock, SplitsFewTilesOfManyFiltersOverThreads) {
   }
 }
 
+TEST_P(ConvOfBlock, AddsUpThePassesOverAnInputLargerThanTheCache) {
+  for (Residual residual : {Residual::kNone, Residual::kInPlace}) {
+    for (bool gaps : {false, true}) {
+      Shape s;
+      s.block = GetParam();
+      s.c = 96;
+      s.f = 21;
+      s.h = 9;
+      s.w = 31;
+      s.gaps = gaps;
+      s.residual = residual;
+      s.act = ActKind::kLeakyRelu;
+      ASSERT_NO_FATAL_FAILURE(Check(s, 4, 2));
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Blocks, ConvOfBlock, testing::Values(1, 2, 4, 8, 16),
                          [](const auto& info) { return "B" + std::to_string(info.param); });
 
@@ -144,19 +161,6 @@ TEST(Conv, IsDepthwiseWithOneInputChannelAGroup) {
         ASSERT_NO_FATAL_FAILURE(Check(s, 3, 2));
       }
     }
-  }
-}
-
-TEST(Conv, RunsWithWeightsLargerThanTheCache) {
-  Shape s;
-  s.block = 8;
-  s.c = 96;
-  s.f = 96;
-  s.h = 9;
-  s.w = 31;
-  for (bool gaps : {false, true}) {
-    s.gaps = gaps;
-    ASSERT_NO_FATAL_FAILURE(Check(s, 4, 2));
   }
 }
 

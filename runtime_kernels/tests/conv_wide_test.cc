@@ -30,6 +30,7 @@ struct ArrayVec {
     return Each([&](int i) { return p[i]; });
   }
   static EDGE_NOINLINE void Store(float* p, const Reg& x) { std::memcpy(p, x.lane, sizeof x.lane); }
+  static void Keep(Reg&) {}
   static EDGE_NOINLINE Reg LoadPart(const float* p, int n) {
     return Each([&](int i) { return i < n ? p[i] : 0.0f; });
   }

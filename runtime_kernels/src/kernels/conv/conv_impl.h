@@ -60,7 +60,8 @@ class ConvTile {
       const typename V::template Weights<B> weights(w);
       if constexpr (B <= NV) {  // weights in registers, pixels pass through one
         Unroll<NV>([&](auto v) EDGE_INLINE_LAMBDA {
-          const Reg pixels = V::Load(p + v.value * kLanes);
+          Reg pixels = V::Load(p + v.value * kLanes);
+          if constexpr (B > 1) V::Keep(pixels);
           Unroll<B>([&](auto b) EDGE_INLINE_LAMBDA {
             Reg& sum = acc[b.value][v.value];
             sum = weights.template Fma<b.value>(pixels, sum);

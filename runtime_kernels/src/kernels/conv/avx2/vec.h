@@ -15,6 +15,7 @@ struct Vec8 {
 
   static EDGE_INLINE Reg Load(const float* p) { return _mm256_loadu_ps(p); }
   static EDGE_INLINE void Store(float* p, Reg x) { _mm256_storeu_ps(p, x); }
+  static EDGE_INLINE void Keep(Reg& x) { asm("" : "+x"(x)); }
   static EDGE_INLINE __m256i First(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }

@@ -17,6 +17,7 @@ struct Vec16 {
 
   static EDGE_INLINE Reg Load(const float* p) { return _mm512_loadu_ps(p); }
   static EDGE_INLINE void Store(float* p, Reg x) { _mm512_storeu_ps(p, x); }
+  static EDGE_INLINE void Keep(Reg& x) { asm("" : "+v"(x)); }
   static EDGE_INLINE __mmask16 First(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
   static EDGE_INLINE Reg LoadPart(const float* p, int n) {
     return _mm512_maskz_loadu_ps(First(n), p);

@@ -14,6 +14,7 @@ struct Vec4 {
 
   static EDGE_INLINE Reg Load(const float* p) { return vld1q_f32(p); }
   static EDGE_INLINE void Store(float* p, Reg x) { vst1q_f32(p, x); }
+  static EDGE_INLINE void Keep(Reg&) {}  // there are no multiply-adds on memory
   static EDGE_INLINE Reg LoadPart(const float* p, int n) {
     if (n == 4) return Load(p);
     if (n == 1) return vsetq_lane_f32(p[0], vdupq_n_f32(0), 0);
