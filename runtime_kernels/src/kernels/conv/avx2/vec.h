@@ -51,14 +51,14 @@ struct Vec8 {
     const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
   }
-  static EDGE_INLINE Reg Gather(const float* p, const int32_t* offsets) {
-    return _mm256_i32gather_ps(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offsets)), 4);
+  // Not the gather instruction: on Zen 3 that made the layer up to three times slower.
+  static EDGE_INLINE Reg Gather(const float* p, const int32_t* o) {
+    return _mm256_setr_ps(p[o[0]], p[o[1]], p[o[2]], p[o[3]], p[o[4]], p[o[5]], p[o[6]], p[o[7]]);
   }
-  static EDGE_INLINE Reg GatherPairs(const float* p, const int32_t* offsets) {
-    const __m128i four = _mm_loadu_si128(reinterpret_cast<const __m128i*>(offsets));
-    const __m256i twice = _mm256_permutevar8x32_epi32(_mm256_castsi128_si256(four),
-                                                      _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
-    return _mm256_i32gather_ps(p, twice, 4);
+  static EDGE_INLINE Reg GatherPairs(const float* p, const int32_t* o) {
+    const __m128 four = _mm_setr_ps(p[o[0]], p[o[1]], p[o[2]], p[o[3]]);
+    return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(four),
+                                    _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
   }
 
   template <int B>
