@@ -39,7 +39,8 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(if $(CXX_SOURCES),$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES))
+	@echo "clang-format --dry-run -Werror: $(words $(CXX_SOURCES)) C++ files"
+	@$(if $(CXX_SOURCES),$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES))
 
 # What takes minutes: the tests marked slow.
 nightly: setup
