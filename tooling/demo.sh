@@ -7,7 +7,7 @@ photo=models/wdsr/photo.png
 phone=emulator:demo
 
 step() {
-  printf '\n\033[1m$ %s\033[0m\n' "$*"
+  if [[ -t 1 ]]; then printf '\n\033[1m$ %s\033[0m\n' "$*"; else printf '\n$ %s\n' "$*"; fi
   "$@"
 }
 trap 'edgectl emulator stop --name demo >/dev/null 2>&1 || true' EXIT
