@@ -80,6 +80,9 @@ constexpr uint64_t kArenaSlack = 1024;
 // The halo is a band of guaranteed zeros around every channel plane: rows [-top, h + bottom),
 // columns [-left, w + right) at offset + y * stride[2] + x. Halos of neighbouring rows may overlap
 // (stride[2] >= w + max(left, right)). Whatever op writes the tensor leaves its halo zero.
+// The columns between the rows of an arena tensor belong to it: what is not halo there may hold
+// anything. An op does not write over what it reads, but kUnary, kAdd, kMul (an operand) and kConv,
+// kLinear (the residual) may when both are the same view.
 struct TensorRec {    // 96 bytes
   uint32_t storage;   // Storage
   uint32_t io_index;  // which input or output, for kInput / kOutput
