@@ -29,6 +29,7 @@ READY_S = 120.0
 
 _QEMU = "qemu-system-aarch64"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_PF_EXITING = 0x4  # in the flags of /proc/PID/stat
 _ADB_SERVER_PORTS = range(5555, 5586)
 """An adb server scans these and would show the device twice."""
 
@@ -72,8 +73,11 @@ def start(
     report(f"booting emulator:{name}", None)
     for attempts_left in (2, 1, 0):
         with _locked():
-            if _alive(name):
-                raise UserError(_runs_already(name))
+            if running_state := _alive(name):
+                raise UserError(_runs_already(running_state))
+            left = _recorded(name)
+            if left is not None:
+                _kill(left)  # on its way out: it may still hold the port
             _forget(name)
             state, process = _spawn(name, port or _free_port(), memory_mb, disk_mb, image)
         try:
@@ -151,8 +155,8 @@ class _PortTaken(Exception):
 def _check(name: str, port: int | None, memory_mb: int, disk_mb: int) -> None:
     if not _NAME.fullmatch(name):
         raise UserError(f"{name!r} cannot name an emulator: use up to 32 lower-case letters, digits, - and _.")
-    if _alive(name):
-        raise UserError(_runs_already(name))
+    if state := _alive(name):
+        raise UserError(_runs_already(state))
     if port is not None and (not 1024 <= port < 65536 or port in _ADB_SERVER_PORTS):
         raise UserError(f"Port {port} cannot be used: choose one from 1024 to 65535 outside 5555-5585, which adb scans.")
     if memory_mb < 256 or not 1 <= disk_mb <= memory_mb - 128:
@@ -161,9 +165,8 @@ def _check(name: str, port: int | None, memory_mb: int, disk_mb: int) -> None:
         raise UserError(f"{_QEMU} is missing: install Debian's package qemu-system-arm (apt-get install qemu-system-arm).")
 
 
-def _runs_already(name: str) -> str:
-    state = running(name)
-    return f"The emulator {name} runs already, at 127.0.0.1:{state.port} (process {state.pid})."
+def _runs_already(state: EmulatorState) -> str:
+    return f"The emulator {state.name} runs already, at 127.0.0.1:{state.port} (process {state.pid})."
 
 
 def _root() -> Path:
@@ -207,7 +210,8 @@ def _spawn(name: str, port: int, memory_mb: int, disk_mb: int, image: Image) -> 
     ]
     with (logs / "qemu.log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True)
-    state = EmulatorState(name, process.pid, _start_time(process.pid) or 0, port, memory_mb, disk_mb)
+    started = _process(process.pid)
+    state = EmulatorState(name, process.pid, started[0] if started else 0, port, memory_mb, disk_mb)
     fresh = _root() / f".{name}.json.new"
     fresh.write_text(json.dumps(asdict(state)) + "\n", encoding="utf-8")
     fresh.replace(_root() / f"{name}.json")
@@ -258,42 +262,54 @@ def _serial_end(logs: Path) -> str:
     return "The serial line was silent." if not text else "The serial line's end:\n" + "\n".join(text.splitlines()[-30:])
 
 
-def _alive(name: str) -> EmulatorState | None:
-    """The state of an emulator whose process runs, else None."""
+def _recorded(name: str) -> EmulatorState | None:
+    """What the state file says, whether or not the process still runs."""
     try:
-        state = EmulatorState(**json.loads((_root() / f"{name}.json").read_text(encoding="utf-8")))
+        return EmulatorState(**json.loads((_root() / f"{name}.json").read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None
-    return state if _start_time(state.pid) == state.started else None
 
 
-def _start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None when it does not run.
+def _alive(name: str) -> EmulatorState | None:
+    """The state of an emulator that runs and has not been killed, else None."""
+    state = _recorded(name)
+    return state if state is not None and _process(state.pid) == (state.started, False) else None
 
-    A killed process is a zombie at once, but holds its port until its last thread has ended.
+
+def _process(pid: int) -> tuple[int, bool] | None:
+    """When a process started, in clock ticks since boot, and whether it is ending; None when it is gone.
+
+    A killed process holds its port until its last thread has ended, which takes a while on a busy machine.
     """
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)  # ours, when this very process started it
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        ended = fields[0] in "ZX" and len(os.listdir(f"/proc/{pid}/task")) <= 1
+        zombie = fields[0] in "ZX"
+        if zombie and len(os.listdir(f"/proc/{pid}/task")) <= 1:
+            return None
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if ended else int(fields[19])
+    return int(fields[19]), zombie or bool(int(fields[6]) & _PF_EXITING)
 
 
 def _end(state: EmulatorState) -> None:
-    """Kills an emulator's process, waits for its end, and removes its files."""
-    deadline = time.monotonic() + 10
-    while _start_time(state.pid) == state.started:
+    """Ends an emulator's process and removes its files."""
+    _kill(state)
+    with _locked():
+        if _recorded(state.name) == state:
+            _forget(state.name)
+
+
+def _kill(state: EmulatorState) -> None:
+    """Kills an emulator's process, if it still is that one, and waits until it is gone."""
+    deadline = time.monotonic() + 30
+    while (found := _process(state.pid)) and found[0] == state.started:
         with contextlib.suppress(ProcessLookupError):
             os.kill(state.pid, signal.SIGKILL)
         if time.monotonic() > deadline:
             raise ToolError(f"stopping emulator:{state.name}", f"process {state.pid} does not end")
         time.sleep(0.02)
-    with _locked():
-        if _alive(state.name) is None:
-            _forget(state.name)
 
 
 def _forget(name: str) -> None:
