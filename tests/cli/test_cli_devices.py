@@ -77,7 +77,8 @@ def test_mobilenetv2_answers_on_the_emulated_phone_as_pytorch_does(edgectl: Edge
     model = WDSR.parent / "mobilenetv2/model.py"
     recipe.write_text(f'[model]\nfile = "{model}"\nfactory = "model"\ninput = [1, 3, 64, 64]\n')
     assert edgectl("build", recipe, "--out", tmp_path / "mobilenetv2").code == 0
-    Session.open(Artifact.open(tmp_path / "mobilenetv2"), emulator).check_golden()
+    session = Session.open(Artifact.open(tmp_path / "mobilenetv2"), emulator)
+    assert session.check(session.run(want_outputs=True)[1]) <= 1e-3
 
 
 def test_a_reference_of_another_recipe_or_of_changed_weights_is_refused(
