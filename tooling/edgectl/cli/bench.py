@@ -70,7 +70,7 @@ def _print_report(report: LatencyReport) -> None:
     from edgectl.cli.console import count, output, shape, table
 
     heading = f"{report.model} on {_device(report)}"
-    rows = table("layer", "op", "shape", "scheme", ">non-zeros", ">MACs", f">{report.unit}", ">share", title=heading)
+    rows = table("layer", "op", "shape", "scheme", ">non-zeros", ">MACs", f">{report.unit}", ">share")
     whole = report.quoted(report.profiled) or 1
     for layer in report.layers:
         value = report.quoted(layer)
@@ -87,6 +87,7 @@ def _print_report(report: LatencyReport) -> None:
     outside = report.outside_layers()
     rows.add_row("(between layers)", "", "", "", "", "", _figure(report, outside), f"{100 * outside / whole:.1f} %")
     console = output()
+    console.print(heading, style="bold", soft_wrap=True)
     console.print(rows)
     console.print(_total(report))
 
@@ -95,8 +96,9 @@ def _print_comparison(report: LatencyReport, against: LatencyReport) -> None:
     from edgectl.cli.console import count, output, shape, table
     from edgectl.profile.report import compare, total_ratio
 
+    heading = f"{report.model} against {against.model} on {_device(report)}, in {report.unit}"
     columns = ("layer", "shape", "scheme", ">non-zeros", f">{report.model}", f">{against.model}", ">ratio")
-    rows = table(*columns, title=f"{report.model} against {against.model} on {_device(report)}, in {report.unit}")
+    rows = table(*columns)
     for pair in compare(report, against):
         layer = pair.this or pair.against
         assert layer is not None
@@ -110,13 +112,14 @@ def _print_comparison(report: LatencyReport, against: LatencyReport) -> None:
             f"{pair.ratio:.2f}x" if pair.ratio is not None else "",
         )
     console = output()
+    console.print(heading, style="bold", soft_wrap=True)
     console.print(rows)
     console.print(_total(report))
     console.print(_total(against))
     ratio = total_ratio(report, against)
     if ratio:
-        less = "less time" if report.clock == "wall" else "fewer emulated-instructions"
-        console.print(f"{report.model} takes {ratio:.2f}x {less} than {against.model} in total", style="bold")
+        what = "time" if report.clock == "wall" else report.unit
+        console.print(f"{against.model} takes {ratio:.2f} times the {what} of {report.model} in total", style="bold")
 
 
 def _device(report: LatencyReport) -> str:
@@ -128,7 +131,8 @@ def _device(report: LatencyReport) -> str:
 def _total(report: LatencyReport) -> str:
     total = report.total
     spread = ", ".join(f"{name} {_figure(report, getattr(total, name))}" for name in ("min", "p10", "median", "p90"))
-    return f"{report.model}: total {spread} {report.unit} ({total.n} runs, no profiler)"
+    runs = "1 run" if total.n == 1 else f"{total.n} runs"
+    return f"{report.model} in total: {spread} {report.unit}, {runs}"
 
 
 def _figure(report: LatencyReport, value: float | None) -> str:

@@ -64,9 +64,9 @@ def _print_layers(result: BuildResult) -> None:
 def _print_explain(result: BuildResult) -> None:
     from edgectl.cli.console import output, table
 
-    rows = table("node", "op", "layer", "runs on", "why", title="Who runs it, and why")
+    rows = table("node", "op", "layer", "runs on", "why")
     for placement in result.explain:
         rows.add_row(placement.node, placement.op, placement.layer, placement.runner, placement.reason)
     console = output()
-    console.print()
+    console.print("\nWho runs it, and why", style="bold")
     console.print(rows)
