@@ -80,6 +80,15 @@ class Conv(Node):
     residual: Value | None = None
     residual_after_act: bool = False
 
+    @property
+    def filters_first(self) -> FloatArray:
+        """The weight as (filters, channels / groups, kh, kw), transposed or not."""
+        if not self.transposed:
+            return self.weight
+        channels, per_group, kh, kw = self.weight.shape
+        grouped = self.weight.reshape(self.groups, channels // self.groups, per_group, kh, kw)
+        return grouped.swapaxes(1, 2).reshape(-1, channels // self.groups, kh, kw)
+
 
 @dataclass(eq=False, kw_only=True)
 class Linear(Node):

@@ -271,7 +271,7 @@ class _Lowering:
         packed = self._point_conv(node) if is_point(node) else self._map_conv(node, self.geometries[node])
         # a transposed convolution uses each weight once an input pixel, the others once an output pixel
         pixels = math.prod((node.inputs[0] if node.transposed else node.output).shape[2:]) * node.output.shape[0]
-        self._record(node, _label(node), **_figures(node.weight, packed, pixels))
+        self._record(node, _label(node), **_figures(node.filters_first, packed, pixels))
 
     def _point_conv(self, node: ir.Conv) -> Packed:
         source = self._image(node.inputs[0], node.name)
@@ -367,7 +367,11 @@ def _groups(node: ir.Conv, shape: Geometry, source: Tensor) -> list[Taps]:
         planes = np.arange(g * channels, (g + 1) * channels) * plane
         offsets = (planes[:, None] + tap[None, :]).reshape(-1).astype(np.int32)
         rows = np.arange(g * per_group, (g + 1) * per_group)
-        groups.append(Taps(shape.weight[rows].reshape(per_group, -1), offsets, rows.astype(np.uint32)))
+        weight = shape.weight[rows].reshape(per_group, -1)
+        if np.any(np.diff(offsets) < 0):  # kernels read in the order of addresses, a piece of the input that fits L1 at a time
+            order = np.argsort(offsets, kind="stable")
+            offsets, weight = offsets[order], weight[:, order]
+        groups.append(Taps(weight, offsets, rows.astype(np.uint32)))
     return groups
 
 

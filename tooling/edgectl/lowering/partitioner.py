@@ -65,9 +65,9 @@ class EdgePartitioner(Partitioner):
         super().__init__()
         self.decisions: dict[str, Decision] = {}
 
-    def ops_to_not_decompose(self, ep: ExportedProgram) -> tuple[list[Any], Callable[[fx.Node], bool]]:
-        """Operations to keep whole where this backend or XNNPACK takes them."""
-        return _kept_whole(ep)
+    def ops_to_not_decompose(self, ep: ExportedProgram) -> tuple[list[Any], None]:
+        """Operations to keep whole for this backend."""
+        return _kept_whole(ep), None
 
     def partition(self, exported_program: ExportedProgram) -> PartitionResult:
         """Tags the nodes that the backend takes."""
@@ -97,19 +97,20 @@ class RemainderPartitioner(XnnpackPartitioner):
     take apart what the first asked to keep.
     """
 
-    def ops_to_not_decompose(self, ep: ExportedProgram) -> tuple[list[Any], Callable[[fx.Node], bool]]:
+    def ops_to_not_decompose(self, ep: ExportedProgram) -> tuple[list[Any], None]:
         """The same as EdgePartitioner's."""
-        return _kept_whole(ep)
+        return _kept_whole(ep), None
 
 
-def _kept_whole(ep: ExportedProgram) -> tuple[list[Any], Callable[[fx.Node], bool]]:
-    theirs, they_take = XnnpackPartitioner().ops_to_not_decompose(ep)
+def _kept_whole(ep: ExportedProgram) -> list[Any]:
+    """Operations that decomposition must leave whole: those all of whose nodes the backend takes.
+
+    A filter by node is not given: ExecuTorch then decomposes the program five times over instead of twice.
+    """
     reader = Reader(ep, with_data=False)
-
-    def keep(node: fx.Node) -> bool:
-        return _reason(reader, node) is None or (they_take is not None and they_take(node))
-
-    return list({*PRESERVED, *theirs}), keep
+    calls = [node for node in ep.graph.nodes if node.op == "call_function"]
+    refused = {node.target for node in calls if node.target in PRESERVED and _reason(reader, node) is not None}
+    return [op for op in PRESERVED if op not in refused]
 
 
 def _reason(reader: Reader, node: fx.Node) -> str | None:

@@ -28,6 +28,8 @@ PRESERVED = [
     torch.ops.aten.pixel_shuffle.default,
 ]
 
+_WIDEST_WINDOW = 2048  # of a pool; the runtime's kMaxWindow
+
 
 class Unsupported(Exception):
     """The backend leaves this node to another one; the message says why."""
@@ -289,6 +291,9 @@ def _pool(op: str) -> Callable[[Reader, fx.Node, fx.Node], ir.Node]:
     def read(reader: Reader, node: fx.Node, target: fx.Node) -> ir.Node:
         a = _arguments(node)
         kernel = _pair(a["kernel_size"], "kernel")
+        dilation = _pair(a.get("dilation", 1), "dilation")
+        if max(dilation[i] * (kernel[i] - 1) + 1 for i in range(2)) > _WIDEST_WINDOW:
+            raise Unsupported(f"its window spans more than {_WIDEST_WINDOW} pixels")
         return ir.Pool(
             name=module_path(node),
             op=op,
@@ -297,7 +302,7 @@ def _pool(op: str) -> Callable[[Reader, fx.Node, fx.Node], ir.Node]:
             kernel=kernel,
             stride=_pair(a["stride"], "stride") if a["stride"] else kernel,
             padding=_pair(a["padding"], "padding"),
-            dilation=_pair(a.get("dilation", 1), "dilation"),
+            dilation=dilation,
             count_include_pad=bool(a.get("count_include_pad", True)),
             divisor=int(a.get("divisor_override") or 0),
         )
