@@ -20,5 +20,5 @@ step edgectl push demo-out/pruned --device $phone
 step edgectl run demo-out/pruned $photo --device $phone --reference models/wdsr/x4_pruned.toml --out demo-out/phone.png
 step edgectl run demo-out/pruned $photo --device host --reference models/wdsr/x4_pruned.toml --out demo-out/host.png
 step edgectl bench demo-out/pruned --against demo-out/dense --device host
-step edgectl bench demo-out/pruned --against demo-out/dense --device $phone --runs 2 --warmup 0
+step edgectl bench demo-out/pruned --against demo-out/dense --device $phone --runs 1 --warmup 0
 step edgectl emulator stop --name demo
