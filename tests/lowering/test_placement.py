@@ -88,14 +88,31 @@ def test_a_model_that_cannot_be_traced_is_one_sentence():
         compile_module(Branching(), torch.randn(1, 4))
 
 
-def test_layer_names_are_module_paths_and_a_layer_called_twice_is_told_apart():
+@pytest.mark.parametrize("between", [torch.relu, torch.erf], ids=["one subgraph", "two subgraphs"])
+def test_layer_names_are_module_paths_and_a_layer_called_twice_is_told_apart(between):
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
             self.block = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1))
 
         def forward(self, x):
-            return self.block(torch.relu(self.block(x)))
+            return self.block(between(self.block(x)))
 
     compiled = compile_module(Twice(), torch.randn(1, 4, 8, 8))
     assert [layer.name for layer in compiled.layers] == ["block.0", "block.0#2"]
+
+
+def test_channels_last_weights_are_taken_and_channels_last_maps_are_left_to_others(check):
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.plain = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 1))
+            self.turned = nn.Conv2d(4, 4, 3)
+            self.to(memory_format=torch.channels_last)
+
+        def forward(self, x):
+            return self.turned(self.plain(x).to(memory_format=torch.channels_last))
+
+    runners = {p.layer: p.runner for p in check(Turned(), torch.randn(1, 4, 8, 8), owned=False).placements}
+    assert runners["plain.0"] == runners["plain.2"] == "edge"
+    assert runners["turned"] == "xnnpack"

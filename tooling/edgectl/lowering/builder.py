@@ -19,6 +19,7 @@ from edgectl.compress.prune import prune_oneshot
 from edgectl.errors import UserError
 from edgectl.lowering import plan
 from edgectl.lowering.executorch import Compiled, Placement, compile_module
+from edgectl.lowering.partitioner import unique_name
 from edgectl.recipe import Recipe, load_model
 
 _SEED = 0
@@ -141,10 +142,12 @@ def _layers(compiled: Compiled) -> list[Layer]:
         )
         for record in compiled.layers
     ]
+    taken = {layer.name for layer in layers}  # a report is matched by names: none twice
     for placement in compiled.placements:
         if placement.runner != "edge":
             runner = "xnnpack" if placement.runner == "xnnpack" else "executorch"
-            layers.append(Layer(name=placement.layer, op=placement.op, runner=runner, input_shape=[], output_shape=[]))  # type: ignore[arg-type]
+            name = unique_name(placement.layer, taken)
+            layers.append(Layer(name=name, op=placement.op, runner=runner, input_shape=[], output_shape=[]))  # type: ignore[arg-type]
     return layers
 
 

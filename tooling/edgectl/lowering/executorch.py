@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,6 +85,9 @@ def plain_weights(model: nn.Module) -> nn.Module:
                 prune.remove(module, hook._tensor_name)
             elif type(hook).__name__ == "WeightNorm":
                 torch.nn.utils.remove_weight_norm(module, getattr(hook, "name"))  # noqa: B009
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        # channels-last weights would make every map channels-last
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(f"The weights {name} hold NaN or infinity: train or load the model again.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir.backend.backend_details import BackendDetails, PreprocessResult
 from executorch.exir.backend.canonical_partitioners.pattern_op_partitioner import generate_partitions_from_list_of_nodes
@@ -18,9 +20,9 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from edgectl.lowering import ir
-from edgectl.lowering.layout import LayerRecord, lower, unique_names
+from edgectl.lowering.layout import LayerRecord, lower
 from edgectl.lowering.passes import optimise
-from edgectl.lowering.read import PRESERVED, Reader, Unsupported, module_path, op_name
+from edgectl.lowering.read import PRESERVED, Reader, Unsupported, constant, module_path, op_name
 
 BACKEND = "EdgeKernelsBackend"
 
@@ -37,10 +39,11 @@ class Decision:
 
 @dataclass
 class Subgraph:
-    """One delegated subgraph as it was lowered."""
+    """One delegated subgraph as it was lowered; `names` are those of its operations, views included."""
 
     plan: bytes
     layers: list[LayerRecord]
+    names: list[str]
 
 
 _SUBGRAPHS: ContextVar[list[Subgraph] | None] = ContextVar("subgraphs", default=None)
@@ -76,7 +79,7 @@ class EdgePartitioner(Partitioner):
         for node in exported_program.graph.nodes:
             if node.op != "call_function":
                 continue
-            reason = _reason(reader, node)
+            reason = _reason(reader, node) or _memory_order(exported_program, node)
             self.decisions[node.name] = Decision(op_name(node), module_path(node), reason is None, reason or "")
             if reason is None:
                 taken.append(node)
@@ -113,6 +116,17 @@ def _kept_whole(ep: ExportedProgram) -> list[Any]:
     return [op for op in PRESERVED if op not in refused]
 
 
+def _memory_order(program: ExportedProgram, node: fx.Node) -> str | None:
+    """Why the backend, whose tensors are dense, cannot take a node that reads or writes channels-last tensors."""
+    for operand in (node, *node.all_input_nodes):
+        value = operand.meta.get("val")
+        if not isinstance(value, torch.Tensor) or value.is_contiguous() or constant(program, operand) is not None:
+            continue
+        if list(value.dim_order()) != list(range(value.dim())):
+            return "a tensor's memory order is not the order of its dimensions"
+    return None
+
+
 def _reason(reader: Reader, node: fx.Node) -> str | None:
     if node.op != "call_function":
         return "it is not an operation"
@@ -133,9 +147,13 @@ class EdgeKernelsBackend(BackendDetails):
         subgraphs, progress = _SUBGRAPHS.get(), _PROGRESS.get()
         if progress is not None:
             progress("packing weights")
-        plan, layers = lower(read_graph(edge_program))
+        graph = read_graph(edge_program)
+        taken = {name for subgraph in subgraphs or [] for name in subgraph.names}
+        for node in graph.nodes:
+            node.name = unique_name(node.name, taken)
+        plan, layers = lower(graph)
         if subgraphs is not None:
-            subgraphs.append(Subgraph(plan, layers))
+            subgraphs.append(Subgraph(plan, layers, [node.name for node in graph.nodes]))
         return PreprocessResult(processed_bytes=plan)
 
 
@@ -152,6 +170,14 @@ def read_graph(program: ExportedProgram) -> ir.Graph:
                 nodes.append(read)
     inputs = [reader.value(by_name[str(name)]) for name in signature.user_inputs]
     outputs = [reader.value(by_name[str(name)]) for name in signature.user_outputs]
-    graph = optimise(ir.Graph(inputs, outputs, nodes))
-    unique_names(graph)
-    return graph
+    return optimise(ir.Graph(inputs, outputs, nodes))
+
+
+def unique_name(name: str, taken: set[str]) -> str:
+    """`name`, or `name#2`, `name#3` and so on where that is taken; it is taken from then on."""
+    numbers = itertools.count(2)
+    unique = name
+    while unique in taken:
+        unique = f"{name}#{next(numbers)}"
+    taken.add(unique)
+    return unique

@@ -359,6 +359,8 @@ def _pixel_shuffle(reader: Reader, node: fx.Node, target: fx.Node) -> ir.Node:
 def _softmax(reader: Reader, node: fx.Node, target: fx.Node) -> ir.Node:
     a = _arguments(node)
     value = reader.value(a["self"])
+    if not value.shape:
+        raise Unsupported("its input has no dimensions")
     return ir.Softmax(
         name=module_path(node), inputs=[value], output=reader.value(target), axis=int(a["dim"]) % len(value.shape)
     )
