@@ -57,7 +57,8 @@ struct ThreadPool::Impl {
   std::atomic<int> sleepers{0};
   std::atomic<bool> caller_sleeps{false};
 
-  bool RunPiece();
+  ~Impl();
+  bool RunPiece() noexcept;
   void WorkerLoop();
   void WaitForJob(uint32_t pieces);
 };
@@ -65,7 +66,7 @@ struct ThreadPool::Impl {
 // Takes and runs one piece; false when none is left. A piece can only be taken while the word read
 // first still stands, and then the job it belongs to is unfinished, so `body` and `size` read in
 // between are that job's.
-bool ThreadPool::Impl::RunPiece() {
+bool ThreadPool::Impl::RunPiece() noexcept {
   uint64_t word = ticket.load(std::memory_order_acquire);
   for (;;) {
     const Ticket t = Unpack(word);
@@ -111,6 +112,18 @@ void ThreadPool::Impl::WaitForJob(uint32_t pieces) {
   caller_sleeps.store(false);
 }
 
+// Also where the constructor fails half-way: the system may refuse a thread.
+ThreadPool::Impl::~Impl() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    stop.store(true);
+  }
+  work_arrived.notify_all();
+  for (size_t i = 0; workers != nullptr && i + 1 < threads; ++i) {
+    if (workers[i].joinable()) workers[i].join();
+  }
+}
+
 ThreadPool::ThreadPool(size_t threads) : impl_(new Impl) {
   impl_->threads = std::clamp<size_t>(threads, 1, kMaxThreads);
   // Spinning on a core that another thread of the pool needs only delays it.
@@ -122,14 +135,7 @@ ThreadPool::ThreadPool(size_t threads) : impl_(new Impl) {
   }
 }
 
-ThreadPool::~ThreadPool() {
-  {
-    const std::lock_guard<std::mutex> lock(impl_->mutex);
-    impl_->stop.store(true);
-  }
-  impl_->work_arrived.notify_all();
-  for (size_t i = 0; i + 1 < impl_->threads; ++i) impl_->workers[i].join();
-}
+ThreadPool::~ThreadPool() = default;
 
 size_t ThreadPool::threads() const { return impl_->threads; }
 

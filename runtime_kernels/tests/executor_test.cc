@@ -75,6 +75,12 @@ TEST(Executor, RefusesMissingBuffers) {
   EXPECT_EQ(executor->Run(in, 1, nullptr, 1), Status::kBadArgument);
   EXPECT_EQ(executor->Run(no_in, 1, out, 1), Status::kBadArgument);
   EXPECT_EQ(executor->Run(in, 1, no_out, 1), Status::kBadArgument);
+  const float* crooked_in[] = {
+      reinterpret_cast<const float*>(reinterpret_cast<uintptr_t>(x.values.data()) + 1)};
+  float* crooked_out[] = {
+      reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(y.values.data()) + 2)};
+  EXPECT_EQ(executor->Run(crooked_in, 1, out, 1), Status::kBadArgument);
+  EXPECT_EQ(executor->Run(in, 1, crooked_out, 1), Status::kBadArgument);
 }
 
 TEST(Executor, ChannelSlicesOfOneTensorMakeAConcatenationForFree) {

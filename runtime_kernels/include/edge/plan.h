@@ -20,7 +20,7 @@ enum class Status : int {
   kBadOffset,     // something points outside the plan or the arena
   kBadValue,      // an enum, size, shape or parameter that makes no sense
   kOutOfMemory,
-  kBadArgument,  // run() was given null or too few buffers
+  kBadArgument,  // null, misaligned or too few bytes or buffers
 };
 const char* StatusMessage(Status status);
 

@@ -8,14 +8,15 @@ namespace edge {
 
 class ThreadPool {
  public:
-  // `threads` counts the calling thread: 1 starts none.
+  // `threads` counts the calling thread: 1 starts none. Throws std::system_error when the system
+  // refuses one.
   explicit ThreadPool(size_t threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
   size_t threads() const;
   // Calls body(begin, end) over a partition of [0, n) into pieces of at least `grain`, and returns
-  // when all are done.
+  // when all are done. The body must not throw.
   void ParallelFor(size_t n, size_t grain, const std::function<void(size_t, size_t)>& body);
 
  private:

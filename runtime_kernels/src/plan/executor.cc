@@ -176,19 +176,25 @@ Status Executor::Run(const float* const* inputs, size_t n_inputs, float* const* 
   const Header& h = impl_->plan.header();
   if (n_inputs < h.n_inputs || n_outputs < h.n_outputs) return Status::kBadArgument;
   if ((h.n_inputs > 0 && inputs == nullptr) || outputs == nullptr) return Status::kBadArgument;
-  const auto missing = [](const float* buffer) { return buffer == nullptr; };
-  if (std::any_of(inputs, inputs + h.n_inputs, missing) ||
-      std::any_of(outputs, outputs + h.n_outputs, missing)) {
+  const auto unusable = [](const float* buffer) {
+    return buffer == nullptr || reinterpret_cast<uintptr_t>(buffer) % alignof(float) != 0;
+  };
+  if (std::any_of(inputs, inputs + h.n_inputs, unusable) ||
+      std::any_of(outputs, outputs + h.n_outputs, unusable)) {
     return Status::kBadArgument;
   }
   impl_->inputs = inputs;
   impl_->outputs = outputs;
-  for (uint32_t i = 0; i < h.n_ops; ++i) {
-    const OpRec& op = impl_->plan.op(i);
-    const std::string_view name = impl_->plan.name(op);
-    if (observer != nullptr) observer->Begin(i, name);
-    impl_->RunOp(op);
-    if (observer != nullptr) observer->End(i, name);
+  try {
+    for (uint32_t i = 0; i < h.n_ops; ++i) {
+      const OpRec& op = impl_->plan.op(i);
+      const std::string_view name = impl_->plan.name(op);
+      if (observer != nullptr) observer->Begin(i, name);
+      impl_->RunOp(op);
+      if (observer != nullptr) observer->End(i, name);
+    }
+  } catch (const std::bad_alloc&) {  // a convolution's schedule
+    return Status::kOutOfMemory;
   }
   return Status::kOk;
 }

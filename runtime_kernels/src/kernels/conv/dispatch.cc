@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 
 #include "kernels/conv/conv.h"
 #include "kernels/conv/kernel_table.h"
@@ -36,7 +37,9 @@ class ConvRun {
 
   void Tasks(size_t begin, size_t end) const {
     std::unique_ptr<float[]> sums;  // of one task
-    if (s_.passes > 1) sums.reset(new float[static_cast<size_t>(s_.group_size * UnitSums())]);
+    if (s_.passes > 1) {  // without memory for the sums there is one pass, which is only slower
+      sums.reset(new (std::nothrow) float[static_cast<size_t>(s_.group_size * UnitSums())]);
+    }
     for (size_t t = begin; t < end; ++t) {
       const int64_t task = static_cast<int64_t>(t);
       const int64_t strip = s_.filters_outer ? task % s_.strips : task / s_.groups;
@@ -55,9 +58,10 @@ class ConvRun {
     job.sums_h = SumsRow();
     const int64_t units = int64_t{a_.packed.n_blocks} * units_per_block_;
     const int64_t first = group * s_.group_size, last = std::min(units, first + s_.group_size);
-    for (int64_t pass = 0; pass < s_.passes; ++pass) {
+    const int64_t passes = sums == nullptr ? 1 : s_.passes;
+    for (int64_t pass = 0; pass < passes; ++pass) {
       job.first_pass = pass == 0;
-      job.last_pass = pass + 1 == s_.passes;
+      job.last_pass = pass + 1 == passes;
       for (int64_t unit = first; unit < last; ++unit) {
         if (sums != nullptr) job.sums = sums + (unit - first) * UnitSums();
         Unit(unit, pass, &job);
@@ -94,7 +98,7 @@ class ConvRun {
     const int64_t block = unit / units_per_block_;
     const int64_t lane = unit % units_per_block_ * kernel_.lanes;
     const uint32_t* range =
-        s_.passes == 1 ? p.row_ptr + block : &s_.pass_ptr[block * s_.passes + pass];
+        job->sums == nullptr ? p.row_ptr + block : &s_.pass_ptr[block * s_.passes + pass];
     job->filters = p.filters + block * p.block + lane;
     if (std::all_of(job->filters, job->filters + kernel_.lanes,
                     [](uint32_t f) { return f == kNone; })) {

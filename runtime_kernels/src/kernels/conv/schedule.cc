@@ -6,9 +6,10 @@
 namespace edge {
 namespace {
 
-constexpr int64_t kL1Lines = 320;              // of 512: what the input of a pass may take there
-constexpr int64_t kL2Bytes = 256 * 1024;       // half of a common L2
-constexpr int64_t kLine = 64 / sizeof(float);  // elements
+constexpr int64_t kL1Lines = 320;               // of 512: what the input of a pass may take there
+constexpr int64_t kL2Bytes = 256 * 1024;        // half of a common L2
+constexpr int64_t kLine = 64 / sizeof(float);   // elements
+constexpr int64_t kMaxSums = int64_t{1} << 24;  // floats a thread may put away between passes
 
 int64_t DivUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -128,8 +129,10 @@ std::vector<int64_t> PassStarts(const Footprint& footprint, int64_t more_pixels,
 
 // A list that is not sorted by offset is cut somewhere else, which costs time, not correctness.
 void CutEntries(const PackedView& p, const std::vector<int64_t>& starts, ConvSchedule* s) {
-  s->passes = static_cast<int64_t>(starts.size()) + 1;
-  if (s->passes == 1) return;
+  const int64_t passes = static_cast<int64_t>(starts.size()) + 1;
+  // Blocks with less than an entry a pass gain nothing, and their table could outgrow the plan.
+  if (passes == 1 || passes * p.n_blocks > p.n_entries) return;
+  s->passes = passes;
   s->pass_ptr.reserve(static_cast<size_t>(p.n_blocks) * s->passes + 1);
   for (uint32_t b = 0; b < p.n_blocks; ++b) {
     const int32_t* at = p.offsets + p.row_ptr[b];
@@ -184,6 +187,11 @@ ConvSchedule PlanConv(const ConvArgs& a, const ConvKernel& kernel, size_t thread
   s.groups = s.filters_outer ? units : std::clamp<int64_t>(DivUp(wanted, s.strips), 1, units);
   s.group_size = DivUp(units, s.groups);
   s.groups = DivUp(units, s.group_size);
+  if (s.passes > 1 &&
+      s.group_size * kernel.lanes * s.strip_rows * (s.strip_cols + kernel.vector) > kMaxSums) {
+    s.passes = 1;
+    s.pass_ptr.clear();
+  }
   return s;
 }
 
