@@ -233,5 +233,59 @@ TEST(Plan, RefusesDamagedWeights) {
   });
 }
 
+TEST(Plan, RefusesALinearLayerThatLeavesPixelsUnwritten) {
+  for (int32_t w : {1, 2}) {
+    PlanBuilder plan;
+    const uint32_t in = plan.Input({1, 3, 1, 1}), out = plan.Output({1, 4, 1, w});
+    plan.Packed(OpKind::kLinear, in, out,
+                {{4, 3, 1, 1}, std::vector<float>(12, 0.0f), std::vector<float>(4, 1.0f)});
+    EXPECT_EQ(Load(plan.Finish()), w == 1 ? Status::kOk : Status::kBadValue) << w;
+  }
+}
+
+TEST(Plan, RefusesNamesThatAreNoNames) {
+  for (uint32_t length : {kMaxName, kMaxName + 1}) {
+    PlanBuilder plan;
+    plan.Op(OpKind::kUnary, {plan.Input({1, 1, 1, 1})}, plan.Output({1, 1, 1, 1}),
+            std::string(length, 'x'));
+    EXPECT_EQ(Load(plan.Finish()), length == kMaxName ? Status::kOk : Status::kBadValue);
+  }
+}
+
+// What an op costs beyond its output's elements counts too.
+TEST(Plan, RefusesHoursOfWorkInSmallOps) {
+  const auto repeated = [](int ops, const std::function<void(PlanBuilder&)>& add) {
+    PlanBuilder plan;
+    plan.Copy(plan.Input({1, 1, 1, 1}), plan.Output({1, 1, 1, 1}));
+    for (int i = 0; i < ops; ++i) add(plan);
+    return Load(plan.Finish());
+  };
+  const auto halos = [](PlanBuilder& plan) {
+    if (plan.arena_bytes() == 0) plan.Arena({1, 1, 1, 1}, {16000, 16000, 16000, 16000});
+    plan.Copy(0, 2);
+  };
+  EXPECT_EQ(repeated(3, halos), Status::kOk);
+  EXPECT_EQ(repeated(5000, halos), Status::kBadValue);
+  const auto windows = [](PlanBuilder& plan) {
+    if (plan.arena_bytes() == 0) {
+      plan.Arena({1, 1, 1 << 18, 2048});
+      plan.Arena({1, 1, (1 << 18) - 2047, 1});
+    }
+    const int32_t p[] = {2048, 2048, 1, 1, 0, 0, 1, 1};
+    std::copy(std::begin(p), std::end(p), plan.Op(OpKind::kMaxPool, {2}, 3).p);
+  };
+  EXPECT_EQ(repeated(3, windows), Status::kOk);
+  EXPECT_EQ(repeated(4, windows), Status::kBadValue);
+  const auto phases = [](PlanBuilder& plan) {
+    if (plan.arena_bytes() == 0) {
+      plan.Arena({256, 1 << 20, 1, 1});
+      plan.Arena({256, 1, 1024, 1});
+    }
+    plan.Op(OpKind::kPixelShuffle, {2}, 3).p[0] = 1024;
+  };
+  EXPECT_EQ(repeated(1000, phases), Status::kOk);
+  EXPECT_EQ(repeated(20000, phases), Status::kBadValue);
+}
+
 }  // namespace
 }  // namespace edge::testing

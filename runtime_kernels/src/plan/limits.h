@@ -11,6 +11,7 @@ constexpr uint64_t kMaxArenaBytes = uint64_t{1} << 32;
 constexpr int32_t kMaxHalo = 1 << 16;
 constexpr uint32_t kMaxRecords = 1u << 20;  // tensors, ops
 constexpr uint32_t kMaxOperands = 1024;     // of one op; inputs or outputs of the plan
+constexpr uint32_t kMaxName = 4096;         // bytes; hosts may copy every op's
 constexpr double kMaxWork = 4e12;           // multiply-adds of one run
 constexpr uint64_t kMaxBlobSharing = 16;  // packed blobs may be shared by this many ops on average
 

@@ -26,6 +26,16 @@ bool SameBatchAndChannels(const Operands& o) {
   return o.in.dims[0] == o.out.dims[0] && o.in.dims[1] == o.out.dims[1];
 }
 
+double Rows(const TensorRec& t) { return Elements(t) / t.dims[3]; }
+
+// What zeroing the halo of a tensor stores.
+double HaloElements(const TensorRec& t) {
+  const double rows = static_cast<double>(t.halo[0]) + t.halo[1],
+               columns = static_cast<double>(t.halo[2]) + t.halo[3];
+  return static_cast<double>(t.dims[0]) * t.dims[1] *
+         (rows * (columns + t.dims[3]) + columns * t.dims[2]);
+}
+
 Status CheckCopy(const Operands& o, double*) {
   const int32_t* p = o.op.p;
   const bool params =
@@ -71,9 +81,16 @@ bool WindowsFit(const WindowAxis& axis, int64_t in, int64_t out) {
 
 Status CheckWindows(const Operands& o, const WindowAxis& vertical, const WindowAxis& horizontal,
                     double* work) {
-  *work += Elements(o.out) * static_cast<double>(vertical.kernel + horizontal.kernel);
-  return Require(SameBatchAndChannels(o) && WindowsFit(vertical, o.in.dims[2], o.out.dims[2]) &&
-                 WindowsFit(horizontal, o.in.dims[3], o.out.dims[3]));
+  if (!SameBatchAndChannels(o) || !WindowsFit(vertical, o.in.dims[2], o.out.dims[2]) ||
+      !WindowsFit(horizontal, o.in.dims[3], o.out.dims[3])) {
+    return Status::kBadValue;
+  }
+  // The vertical pass runs over all columns from a tile's first window to its last one.
+  const int64_t w = o.out.dims[3], tile = WindowsATile(horizontal), tiles = (w + tile - 1) / tile;
+  const int64_t columns = (w - tiles) * horizontal.stride + tiles * horizontal.Span();
+  *work += Rows(o.out) * static_cast<double>(columns) * static_cast<double>(vertical.kernel);
+  *work += Elements(o.out) * static_cast<double>(horizontal.kernel);
+  return Status::kOk;
 }
 
 Status CheckMaxPool(const Operands& o, double* work) {
@@ -105,10 +122,11 @@ Status CheckUpsample(const Operands& o, double*) {
   return Require(SameBatchAndChannels(o));
 }
 
-Status CheckPixelShuffle(const Operands& o, double*) {
+Status CheckPixelShuffle(const Operands& o, double* work) {
   const int64_t r = o.op.p[0], top = o.op.p[1], left = o.op.p[2];
   if (!Within(r, 1, 1024) || !Within(top, 0, kMaxDim) || !Within(left, 0, kMaxDim))
     return Status::kBadValue;
+  *work += Rows(o.out) * static_cast<double>(r);
   return Require(o.in.dims[0] == o.out.dims[0] && o.in.dims[1] == o.out.dims[1] * r * r &&
                  (o.out.dims[2] - 1 + top) / r < o.in.dims[2] &&
                  (o.out.dims[3] - 1 + left) / r < o.in.dims[3]);
@@ -165,6 +183,7 @@ bool ActivationIsSane(const OpRec& op, bool activates) {
 Status CheckReferences(const Header& h, const Plan& plan, const OpRec& op) {
   if (op.name_off > h.strings_size || op.name_len > h.strings_size - op.name_off)
     return Status::kBadOffset;
+  if (op.name_len > kMaxName) return Status::kBadValue;
   if (op.inputs_off > h.n_index || op.n_inputs > h.n_index - op.inputs_off)
     return Status::kBadOffset;
   if (op.output >= h.n_tensors) return Status::kBadOffset;
@@ -198,7 +217,7 @@ Status ValidateOp(const Plan& plan, const OpRec& op, double* work) {
                              plan.tensor(op.output)};
   status = CheckMemory(operands, rule.may_be_in_place);
   if (status != Status::kOk) return status;
-  *work += Elements(operands.out);
+  *work += Elements(operands.out) + HaloElements(operands.out);
   return rule.check(operands, work);
 }
 

@@ -51,6 +51,15 @@ Range ReadsOf(const TensorRec& in, const TensorRec& out, int64_t low, int64_t hi
   return reads;
 }
 
+// Of a plane of the output. A convolution may run a plane as one row, gaps included (CanFlatten in
+// conv/schedule.cc).
+double Pixels(const TensorRec& in, const TensorRec& out) {
+  const int64_t row = out.stride[2] == in.stride[2] && out.stride[2] > out.dims[3]
+                          ? out.stride[2]
+                          : int64_t{out.dims[3]};
+  return static_cast<double>((out.dims[2] - 1) * row + out.dims[3]);
+}
+
 Status CheckConvReads(const Plan& plan, const TensorRec& in, const Range& reads) {
   if (in.storage != static_cast<uint32_t>(Storage::kArena)) return Status::kBadValue;
   const int64_t end = reads.begin + (reads.n - 1) * reads.step + reads.length;
@@ -94,19 +103,20 @@ Status ValidatePacked(const Plan& plan, const OpRec& op, double* work) {
   const TensorRec& out = plan.tensor(op.output);
   if (out.dims[0] != in.dims[0] || static_cast<uint32_t>(out.dims[1]) != packed.n_filters)
     return Status::kBadValue;
-  *work += static_cast<double>(out.dims[0]) * out.dims[2] * out.dims[3] * packed.block *
+  const bool is_conv = static_cast<OpKind>(op.op) == OpKind::kConv;
+  if (!is_conv && (out.dims[2] != 1 || out.dims[3] != 1)) return Status::kBadValue;
+  *work += out.dims[0] * Pixels(in, out) * packed.block *
            (static_cast<double>(packed.n_entries) + packed.n_blocks);
   if (packed.n_entries == 0) {
-    return static_cast<OpKind>(op.op) == OpKind::kConv ? CheckConvReads(plan, in, ElementsOf(in))
-                                                       : Status::kOk;
+    return is_conv ? CheckConvReads(plan, in, ElementsOf(in)) : Status::kOk;
   }
   const auto [low, high] = std::minmax_element(packed.offsets, packed.offsets + packed.n_entries);
   const Range reads = ReadsOf(in, out, *low, *high);
-  if (static_cast<OpKind>(op.op) == OpKind::kConv) {
+  if (is_conv) {
+    *work += (static_cast<double>(*high) - *low) / 16;  // lines that the schedule looks at
     status = CheckConvReads(plan, in, reads);
     if (status != Status::kOk) return status;
   } else {
-    if (out.dims[2] != 1 || out.dims[3] != 1) return Status::kBadValue;
     if (*low < 0 || *high >= ImageSpan(in)) return Status::kBadOffset;
   }
   return Disjoint(reads, ElementsOf(out)) ? Status::kOk : Status::kBadValue;

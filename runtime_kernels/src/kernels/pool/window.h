@@ -19,6 +19,11 @@ struct WindowAxis {
 constexpr int64_t kMaxWindowSpan = 2048;
 constexpr int64_t kWindowTile = 4096;
 
+// Output columns whose windows fit a tile.
+inline int64_t WindowsATile(const WindowAxis& horizontal) {
+  return (kWindowTile - horizontal.Span()) / horizontal.stride + 1;
+}
+
 // Reduces the windows of outputs [q0, q1) of output row r into out[q0, q1). `in` is the plane (h x
 // w, row stride sh); taps outside of it count as `empty`. reduce(y, x, step, n): y[i] = y[i] (+)
 // x[i * step].
@@ -50,7 +55,7 @@ void ForEachWindowTile(const OpCall& call, const WindowAxis& vertical, const Win
                        F body) {
   const ConstView& in = call.in[0];
   const View& out = call.out;
-  const int64_t tile = (kWindowTile - horizontal.Span()) / horizontal.stride + 1;
+  const int64_t tile = WindowsATile(horizontal);
   const size_t cost =
       static_cast<size_t>(out.w) * static_cast<size_t>(vertical.kernel + horizontal.kernel);
   ForEachRow(out, cost, call.pool, [&](int64_t n, int64_t c, int64_t r) {
