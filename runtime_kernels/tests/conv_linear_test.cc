@@ -143,6 +143,32 @@ TEST_P(LinearOfBlock, SplitsALargeLayerOverThreads) {
   }
 }
 
+TEST_P(LinearOfBlock, ActivatesWhatIsAlmostInfinite) {
+  ThreadPool one(1);
+  const auto block = static_cast<uint32_t>(GetParam());
+  for (ActKind act : {ActKind::kSigmoid, ActKind::kMish, ActKind::kSilu}) {
+    for (float x : {-3e38f, -1e30f, -90.0f, 90.0f, 1e30f, 3e38f}) {
+      Packed packed;
+      packed.row_ptr.push_back(0);
+      for (uint32_t f = 0; f < block; ++f) packed.filters.push_back(f);
+      packed.bias.assign(block, x);
+      const float in = 0;
+      std::vector<float> out(block);
+      LinearArgs a{};
+      a.packed = packed.View(GetParam(), GetParam());
+      a.epilogue.act = act;
+      a.in = &in;
+      a.out = out.data();
+      a.out_n = GetParam(), a.out_c = 1, a.n = 1;
+      const float want = Activate(act, x, 0, 0);
+      for (const NamedTable& table : Tables()) {
+        LinearWith(a, &one, *table.kernels);
+        for (float got : out) EXPECT_NEAR(got, want, 1e-5 * (1 + want)) << table.name << " " << x;
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Blocks, LinearOfBlock, testing::Values(1, 2, 4, 8, 16),
                          [](const auto& info) { return "B" + std::to_string(info.param); });
 

@@ -41,12 +41,13 @@ EDGE_INLINE typename V::Reg Activate(typename V::Reg x, const Epilogue& e) {
     case ActKind::kSigmoid:
       return V::Div(one, V::Add(one, Exp<V>(V::Sub(zero, x))));
     case ActKind::kSilu:
-      return V::Div(x, V::Add(one, Exp<V>(V::Sub(zero, x))));
+      // Exp does not reach infinity: x must not go on growing where it has stopped.
+      return V::Div(V::Max(V::Set(-88.3f), x), V::Add(one, Exp<V>(V::Sub(zero, x))));
     case ActKind::kMish: {  // x tanh(log(1 + e^x)) with tanh(log(1 + t)) = t (t + 2) / (t (t + 2) +
                             // 2); 1 in float from 20 on
       const Reg t = Exp<V>(V::Min(V::Set(20.0f), x));
       const Reg u = V::Mul(t, V::Add(t, V::Set(2.0f)));
-      return V::Div(V::Mul(x, u), V::Add(u, V::Set(2.0f)));
+      return V::Mul(V::Max(V::Set(-87.3f), x), V::Div(u, V::Add(u, V::Set(2.0f))));
     }
   }
   return x;
