@@ -9,6 +9,7 @@
 #include <executorch/runtime/core/exec_aten/util/dim_order_util.h>
 #include <executorch/runtime/platform/log.h>
 
+#include <algorithm>
 #include <cinttypes>
 #include <cstdlib>
 #include <cstring>
@@ -74,7 +75,7 @@ size_t WantedThreads() {
   }
   const auto* pool = executorch::extension::threadpool::get_threadpool();
   const size_t threads = pool == nullptr ? 1 : pool->get_thread_count();
-  return threads < 1 ? 1 : threads;
+  return std::clamp<size_t>(threads, 1, kMaxThreads);
 }
 
 // The pool in use, or a new one when there is none or ExecuTorch's has changed its size since.
