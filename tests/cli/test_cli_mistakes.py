@@ -69,6 +69,18 @@ def test_an_artifact_whose_model_was_changed_is_refused(edgectl: Edgectl, artifa
     assert_one_sentence(edgectl("bench", artifact_copy), "model.pte", "build the artifact again")
 
 
+def test_an_artifact_whose_manifest_vouches_for_no_model_is_refused(edgectl: Edgectl, artifact_copy: Path) -> None:
+    manifest = json.loads((artifact_copy / "manifest.json").read_text())
+    (artifact_copy / "manifest.json").write_text(json.dumps(manifest | {"model": "../elsewhere.pte"}))
+    assert_one_sentence(edgectl("push", artifact_copy), "no hash of ../elsewhere.pte")
+
+
+def test_a_model_file_that_exits_is_refused(edgectl: Edgectl, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("raise SystemExit(0)")
+    recipe = write_recipe(tmp_path / "recipe.toml", model="script.py")
+    assert_one_sentence(edgectl("build", recipe, "--out", tmp_path / "out"), "script.py", "SystemExit")
+
+
 def test_a_folder_that_is_no_artifact_is_refused(edgectl: Edgectl, tmp_path: Path) -> None:
     assert_one_sentence(edgectl("bench", tmp_path), "is not an artifact")
 
@@ -95,10 +107,11 @@ def test_an_image_that_is_not_there_is_named(edgectl: Edgectl, dense: Small, tmp
     assert_one_sentence(edgectl("run", dense.artifact, tmp_path / "no.png", "--out", tmp_path / "out.png"), "no.png")
 
 
+@pytest.mark.parametrize("name", ["out.txt", "out.psd"])
 def test_an_output_name_without_an_image_ending_is_refused_before_any_work(
-    edgectl: Edgectl, dense: Small, photo: Path, tmp_path: Path
+    edgectl: Edgectl, dense: Small, photo: Path, tmp_path: Path, name: str
 ) -> None:
-    assert_one_sentence(edgectl("run", dense.artifact, photo, "--out", tmp_path / "out.txt"), "out.txt", ".png")
+    assert_one_sentence(edgectl("run", dense.artifact, photo, "--out", tmp_path / name), name, ".png")
 
 
 @pytest.mark.parametrize(

@@ -83,3 +83,11 @@ def test_every_recipe_in_the_zoo_loads():
         recipe = Recipe.load(path)
         assert recipe.beside(recipe.model.file).is_file()
         assert recipe.model.weights is None or recipe.beside(recipe.model.weights).is_file()
+
+
+def test_a_model_file_may_define_dataclasses(tmp_path):
+    text = "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom torch import nn\n"
+    text += "@dataclass\nclass Size:\n    kernel: int = 3\ndef net(): return nn.Conv2d(3, 3, Size().kernel)\n"
+    (tmp_path / "model.py").write_text(text)
+    (tmp_path / "recipe.toml").write_text('[model]\nfile = "model.py"\nfactory = "net"\ninput = [1, 3, 8, 8]\n')
+    assert load_model(Recipe.load(tmp_path / "recipe.toml")).kernel_size == (3, 3)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgectl.errors import UserError
 
@@ -61,8 +61,8 @@ class Manifest(_Strict):
     recipe: dict[str, Any]
     git_revision: str | None
     sha256: dict[str, str]
-    inputs: list[TensorSpec]
-    outputs: list[TensorSpec]
+    inputs: list[TensorSpec] = Field(min_length=1)
+    outputs: list[TensorSpec] = Field(min_length=1)
     layers: list[Layer]
 
 
@@ -100,6 +100,9 @@ class Artifact:
             where = ".".join(str(part) for part in first["loc"])
             raise UserError(f"{path} is damaged at {where}: {first['msg']}. Build the artifact again.") from error
         artifact = cls(folder, manifest)
+        for name in {manifest.model, *_golden("input", manifest.inputs), *_golden("output", manifest.outputs)}:
+            if name not in manifest.sha256:
+                raise UserError(f"{path} is damaged: it has no hash of {name}. Build the artifact again.")
         for name, digest in manifest.sha256.items():
             file = (folder / name).resolve()
             if not file.is_relative_to(folder.resolve()) or not file.is_file():
@@ -115,8 +118,12 @@ class Artifact:
 
     def golden(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """The golden inputs and the outputs that PyTorch computed for them with the same (pruned) weights."""
-        load = lambda kind, n: [np.load(self.folder / f"golden/{kind}_{i}.npy", allow_pickle=False) for i in range(n)]  # noqa: E731
-        return load("input", len(self.manifest.inputs)), load("output", len(self.manifest.outputs))
+        load = lambda names: [np.load(self.folder / name, allow_pickle=False) for name in names]  # noqa: E731
+        return load(_golden("input", self.manifest.inputs)), load(_golden("output", self.manifest.outputs))
+
+
+def _golden(kind: str, specs: list[TensorSpec]) -> list[str]:
+    return [f"golden/{kind}_{i}.npy" for i in range(len(specs))]
 
 
 def sha256(path: Path) -> str:

@@ -53,7 +53,7 @@ def check_image_name(path: Path | str) -> None:
     Raises:
         UserError: it is not.
     """
-    if Path(path).suffix.lower() not in Image.registered_extensions():
+    if Image.registered_extensions().get(Path(path).suffix.lower()) not in Image.SAVE:
         raise UserError(f"{Path(path).name} does not end as an image does: use .png, .jpg or .webp.")
 
 

@@ -17,8 +17,9 @@ _QUIET_SECONDS = 2.0
 
 
 def output() -> Console:
-    """The console of stdout: as wide as the terminal, or 100 columns into a file or a pipe."""
-    return Console(width=None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL, highlight=False)
+    """The console of stdout: as wide as the terminal, or 100 columns into a file or a pipe. It prints brackets as they are."""
+    width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
+    return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
 def table(*columns: str) -> Table:
