@@ -16,7 +16,7 @@ from torch import nn
 import edgectl
 from edgectl.artifact import Artifact, Layer, Manifest, TensorSpec, sha256
 from edgectl.compress.prune import prune_oneshot
-from edgectl.errors import UserError
+from edgectl.errors import ToolError, UserError
 from edgectl.lowering import plan
 from edgectl.lowering.executorch import Compiled, Placement, compile_module
 from edgectl.lowering.partitioner import unique_name
@@ -48,6 +48,7 @@ def build(
 
     Raises:
         UserError: anything about the recipe, its files or `out` that the user can mend.
+        ToolError: the folder cannot be written.
     """
     say = progress or (lambda _: None)
     check_target(out, force)
@@ -60,16 +61,32 @@ def build(
     outputs = _forward(module, example)
     compiled = compile_module(module, example, say)
     say("writing the artifact")
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    try:
+        _publish(out, lambda partial: _write(partial, recipe, compiled, example, outputs))
+    except OSError as error:
+        raise ToolError(f"writing {out}", f"{error.filename or out}: {error.strerror or error}") from error
+    return BuildResult(Artifact.open(out), compiled.placements)
+
+
+def _publish(out: Path, fill: Callable[[Path], None]) -> None:
+    """Fills a folder beside `out`, then renames it to `out`; what stood there stays until that has succeeded."""
+    whole = out.resolve()
+    partial = whole.with_name(f".{whole.name}.partial-{os.getpid()}")
+    former = whole.with_name(f".{whole.name}.former-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _write(partial, recipe, compiled, example, outputs)
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
+        fill(partial)
+        if whole.exists():
+            whole.rename(former)
+        partial.rename(whole)
+    except BaseException:
+        if former.exists() and not whole.exists():
+            former.rename(whole)
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return BuildResult(Artifact.open(out), compiled.placements)
+        if whole.exists():
+            shutil.rmtree(former, ignore_errors=True)
 
 
 def check_target(out: Path, force: bool) -> None:
