@@ -22,9 +22,8 @@ std::vector<uint8_t> ReadFile(const std::string& path);
 // header.
 NpyHeader ParseNpyHeader(const std::vector<uint8_t>& bytes);
 
-// Reads a .npy file (by its ending) or raw bytes that must hold exactly `nbytes` bytes of a float32
-// tensor of this shape, in C order. Throws std::runtime_error with one sentence that names the
-// file.
+// Reads a .npy file (by its ending) or raw bytes, which must hold exactly a float32 tensor of this
+// shape, in C order. Throws std::runtime_error with one sentence that names the file.
 std::vector<uint8_t> ReadFloatTensor(const std::string& path, const std::vector<int64_t>& shape);
 
 // Writes a tensor in C order. Throws std::runtime_error with one sentence.
