@@ -192,3 +192,29 @@ def operands(node: Node) -> list[Value]:
     """Everything a node reads, its residual included."""
     residual = getattr(node, "residual", None)
     return node.inputs + ([residual] if residual is not None else [])
+
+
+def label(node: Node) -> str:
+    """What a person calls the operation: `conv3x3/2`, `maxpool2x2`, `relu`."""
+    match node:
+        case Conv():
+            kh, kw = node.weight.shape[2:]
+            kind = "deconv" if node.transposed else "conv"
+            if not node.transposed and node.groups == node.inputs[0].shape[1] and node.groups > 1:
+                kind = "dwconv"
+            stride = f"/{node.stride[0]}" if node.stride[0] > 1 else ""
+            return f"{kind}{kh}x{kw}{stride}"
+        case Unary():
+            return node.act.label
+        case Binary():
+            return node.op
+        case Pool():
+            return f"{node.op}pool{node.kernel[0]}x{node.kernel[1]}"
+        case Upsample():
+            return f"upsample_{node.mode}"
+        case AdaptiveAvgPool():
+            return "avgpool"
+        case PixelShuffle():
+            return "pixel_shuffle"
+        case _:
+            return type(node).__name__.lower()

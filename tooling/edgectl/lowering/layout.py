@@ -10,7 +10,21 @@ import numpy as np
 from edgectl.lowering import ir
 from edgectl.lowering.geometry import Geometry, geometry, is_point
 from edgectl.lowering.pack import Packed, Taps, pack, recognise
-from edgectl.lowering.plan import Buffer, Dims, Op, OpKind, Storage, Tensor, dense_stride, write
+from edgectl.lowering.plan import (
+    Buffer,
+    Dims,
+    Op,
+    OpKind,
+    Storage,
+    Tensor,
+    around_axis,
+    dense_stride,
+    four_dims,
+    io_tensor,
+    left_padded,
+    reshaped,
+    write,
+)
 
 # Maps up to this wide share one row stride, so that a kernel can run a whole plane as one row.
 _NARROW = 128
@@ -44,15 +58,6 @@ def lower(graph: ir.Graph) -> tuple[bytes, list[LayerRecord]]:
     return write(lowering.inputs, lowering.outputs, lowering.ops), lowering.layers
 
 
-def unique_names(graph: ir.Graph) -> None:
-    """Gives the second and later nodes of one name the suffix #2, #3 and so on."""
-    seen: dict[str, int] = {}
-    for node in graph.nodes:
-        seen[node.name] = seen.get(node.name, 0) + 1
-        if seen[node.name] > 1:
-            node.name = f"{node.name}#{seen[node.name]}"
-
-
 class _Lowering:
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
@@ -65,8 +70,8 @@ class _Lowering:
         self.halos: dict[ir.Value, Dims] = {}
         self.gaps: dict[tuple[int, ...], int] = {}
         self._plan_halos()
-        self.inputs = [_io(Storage.INPUT, value.shape, i) for i, value in enumerate(graph.inputs)]
-        self.outputs = [_io(Storage.OUTPUT, value.shape, i) for i, value in enumerate(graph.outputs)]
+        self.inputs = [io_tensor(Storage.INPUT, value.shape, i) for i, value in enumerate(graph.inputs)]
+        self.outputs = [io_tensor(Storage.OUTPUT, value.shape, i) for i, value in enumerate(graph.outputs)]
         self.tensors.update(zip(graph.inputs, self.inputs, strict=True))
 
     # -- where tensors lie ------------------------------------------------------------------------------------------------
@@ -108,12 +113,12 @@ class _Lowering:
         """Where a node writes `value`: the output itself when nobody else reads it, else the arena."""
         places = [i for i, output in enumerate(self.graph.outputs) if output is value]
         if places and self.uses[value] == 1:
-            made = _reshaped(self.outputs[places[0]], dims or _dims(value.shape))
+            made = reshaped(self.outputs[places[0]], dims or four_dims(value.shape))
             self.outputs[places[0]] = made
         elif dims is None and len(value.shape) == 4:
-            made = self._arena(_dims(value.shape), self.halos.get(value, _NO_HALO), gap=True)
+            made = self._arena(four_dims(value.shape), self.halos.get(value, _NO_HALO), gap=True)
         else:
-            made = self._arena(dims or _dims(value.shape))
+            made = self._arena(dims or four_dims(value.shape))
         self.tensors[value] = made
         return made
 
@@ -121,7 +126,7 @@ class _Lowering:
         if value not in self.tensors:
             assert value.data is not None, f"{value.name} is read before it is written ({name})"
             data = np.ascontiguousarray(value.data, np.float32)
-            dims = _left_padded(value.shape)
+            dims = left_padded(value.shape)
             self.tensors[value] = Tensor(Storage.CONST, dims, dense_stride(dims), data=data.tobytes())
         return self.tensors[value]
 
@@ -133,12 +138,12 @@ class _Lowering:
             if key not in self.copies:
                 self.copies[key] = self._copy(home, self._arena(home.dims), name)
             home = self.copies[key]
-        return _reshaped(home, dims)
+        return reshaped(home, dims)
 
     def _image(self, value: ir.Value, name: str) -> Tensor:
         """`value` as (n, c, h, w), wherever it lies."""
         home = self._home(value, name)
-        dims = _dims(value.shape)
+        dims = four_dims(value.shape)
         return home if home.dims == dims else self._dense(value, dims, name)
 
     def _haloed(self, value: ir.Value, halo: Dims, name: str) -> Tensor:
@@ -163,7 +168,7 @@ class _Lowering:
             if id(self.outputs[i]) in written:
                 continue
             home = self._home(value, value.name)
-            self.outputs[i] = _reshaped(self.outputs[i], home.dims)
+            self.outputs[i] = reshaped(self.outputs[i], home.dims)
             self._copy(home, self.outputs[i], self._producer(value))
 
     def _producer(self, value: ir.Value) -> str:
@@ -175,7 +180,7 @@ class _Lowering:
         """Appends the operations of one node."""
         match node:
             case ir.View():
-                self.tensors[node.output] = self._dense(node.inputs[0], _dims(node.output.shape), node.name)
+                self.tensors[node.output] = self._dense(node.inputs[0], four_dims(node.output.shape), node.name)
                 return
             case ir.Conv():
                 self._conv(node)
@@ -203,7 +208,7 @@ class _Lowering:
                 self._image_op(node, OpKind.PIXEL_SHUFFLE, p=(node.factor, 0, 0))
             case _:
                 raise AssertionError(f"no lowering for {type(node).__name__}")
-        self._record(node, _label(node))
+        self._record(node, ir.label(node))
 
     def _record(self, node: ir.Node, op: str, **more: object) -> None:
         shape = node.inputs[0].shape
@@ -236,10 +241,10 @@ class _Lowering:
         sources = []
         for value in node.inputs:
             home = self._home(value, node.name)
-            dims = _left_padded(value.shape)
+            dims = left_padded(value.shape)
             sources.append(home if home.dims == dims else self._dense(value, dims, node.name))
         rank4 = len(node.output.shape) == 4
-        target = self._result(node.output, None if rank4 else _left_padded(node.output.shape))
+        target = self._result(node.output, None if rank4 else left_padded(node.output.shape))
         kind = OpKind.ADD if node.op == "add" else OpKind.MUL
         self.ops.append(Op(kind=kind, name=node.name, inputs=sources, output=target, act=node.act))
 
@@ -249,8 +254,8 @@ class _Lowering:
             sources, target = [self._image(v, node.name) for v in node.inputs], self._result(node.output)
             axis = node.axis
         else:
-            sources = [self._dense(v, _around_axis(v.shape, node.axis), node.name) for v in node.inputs]
-            target, axis = self._result(node.output, _around_axis(node.output.shape, node.axis)), 1
+            sources = [self._dense(v, around_axis(v.shape, node.axis), node.name) for v in node.inputs]
+            target, axis = self._result(node.output, around_axis(node.output.shape, node.axis)), 1
         p = (axis,) if kind is OpKind.CONCAT else ()
         self.ops.append(Op(kind=kind, name=node.name, inputs=sources, output=target, p=p))
 
@@ -271,7 +276,7 @@ class _Lowering:
         packed = self._point_conv(node) if is_point(node) else self._map_conv(node, self.geometries[node])
         # a transposed convolution uses each weight once an input pixel, the others once an output pixel
         pixels = math.prod((node.inputs[0] if node.transposed else node.output).shape[2:]) * node.output.shape[0]
-        self._record(node, _label(node), **_figures(node.filters_first, packed, pixels))
+        self._record(node, ir.label(node), **_figures(node.filters_first, packed, pixels))
 
     def _point_conv(self, node: ir.Conv) -> Packed:
         source = self._image(node.inputs[0], node.name)
@@ -386,58 +391,3 @@ def _figures(weight: ir.FloatArray, packed: Packed, uses: int) -> dict[str, obje
         "bytes": len(packed.blob),
         "block": packed.block,
     }
-
-
-def _label(node: ir.Node) -> str:
-    match node:
-        case ir.Conv():
-            kh, kw = node.weight.shape[2:]
-            kind = "deconv" if node.transposed else "conv"
-            if not node.transposed and node.groups == node.inputs[0].shape[1] and node.groups > 1:
-                kind = "dwconv"
-            stride = f"/{node.stride[0]}" if node.stride[0] > 1 else ""
-            return f"{kind}{kh}x{kw}{stride}"
-        case ir.Unary():
-            return node.act.label
-        case ir.Binary():
-            return node.op
-        case ir.Pool():
-            return f"{node.op}pool{node.kernel[0]}x{node.kernel[1]}"
-        case ir.Upsample():
-            return f"upsample_{node.mode}"
-        case ir.AdaptiveAvgPool():
-            return "avgpool"
-        case ir.PixelShuffle():
-            return "pixel_shuffle"
-        case _:
-            return type(node).__name__.lower()
-
-
-def _io(storage: Storage, shape: tuple[int, ...], i: int) -> Tensor:
-    dims = _dims(shape)
-    return Tensor(storage, dims, dense_stride(dims), io_index=i)
-
-
-def _dims(shape: tuple[int, ...]) -> Dims:
-    """Four dimensions for a tensor: its own, or all elements in a row."""
-    return (shape[0], shape[1], shape[2], shape[3]) if len(shape) == 4 else (1, 1, 1, math.prod(shape))
-
-
-def _left_padded(shape: tuple[int, ...]) -> Dims:
-    a, b, c, d = (1,) * (4 - len(shape)) + tuple(shape)
-    return a, b, c, d
-
-
-def _around_axis(shape: tuple[int, ...], axis: int) -> Dims:
-    return math.prod(shape[:axis]), shape[axis], 1, math.prod(shape[axis + 1 :])
-
-
-def _reshaped(tensor: Tensor, dims: Dims) -> Tensor:
-    """The same bytes seen with other dims; the tensor is dense."""
-    if tensor.dims == dims:
-        return tensor
-    assert tensor.is_dense and math.prod(tensor.dims) == math.prod(dims)
-    return Tensor(
-        tensor.storage, dims, dense_stride(dims), io_index=tensor.io_index,
-        buffer=tensor.buffer, start=tensor.start, data=tensor.data,
-    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -99,6 +100,39 @@ def dense_stride(dims: Dims) -> tuple[int, int, int]:
     """Strides of n, c and h, in elements, of a tensor without gaps."""
     _, c, h, w = dims
     return c * h * w, h * w, w
+
+
+def io_tensor(storage: Storage, shape: tuple[int, ...], i: int) -> Tensor:
+    """Input or output number `i` of the plan."""
+    dims = four_dims(shape)
+    return Tensor(storage, dims, dense_stride(dims), io_index=i)
+
+
+def four_dims(shape: tuple[int, ...]) -> Dims:
+    """Four dimensions for a tensor: its own, or all elements in a row."""
+    return (shape[0], shape[1], shape[2], shape[3]) if len(shape) == 4 else (1, 1, 1, math.prod(shape))
+
+
+def left_padded(shape: tuple[int, ...]) -> Dims:
+    """Four dimensions for broadcasting: ones before the tensor's own."""
+    a, b, c, d = (1,) * (4 - len(shape)) + tuple(shape)
+    return a, b, c, d
+
+
+def around_axis(shape: tuple[int, ...], axis: int) -> Dims:
+    """(all before, `axis`, 1, all after): any axis as the second of four."""
+    return math.prod(shape[:axis]), shape[axis], 1, math.prod(shape[axis + 1 :])
+
+
+def reshaped(tensor: Tensor, dims: Dims) -> Tensor:
+    """The same bytes seen with other dims; the tensor is dense."""
+    if tensor.dims == dims:
+        return tensor
+    assert tensor.is_dense and math.prod(tensor.dims) == math.prod(dims)
+    return Tensor(
+        tensor.storage, dims, dense_stride(dims), io_index=tensor.io_index,
+        buffer=tensor.buffer, start=tensor.start, data=tensor.data,
+    )  # fmt: skip
 
 
 def plan_arena(buffers: Sequence[Buffer]) -> int:
