@@ -33,6 +33,24 @@ def test_operations_left_to_others_are_named_with_the_reason_and_still_compute_t
     assert [layer.name for layer in compiled.layers] == ["first", "last"]
 
 
+class Odd(nn.Module):
+    """What the runtime's loader would refuse."""
+
+    def __init__(self):
+        super().__init__()
+        self.far = nn.Conv2d(3, 4, 1, stride=65)
+
+    def forward(self, x):
+        point = torch.softmax(x.mean(), 0)
+        return self.far(x), torch.clamp(x, 0.5, 0.25) + point
+
+
+def test_what_the_runtime_would_refuse_is_left_to_others(check):
+    placements = check(Odd(), torch.randn(1, 3, 70, 70), owned=False).placements
+    reasons = {p.reason for p in placements if p.runner != "edge"}
+    assert {"its stride is above 64", "its bounds are 0.5 and 0.25", "its input has no dimensions"} <= reasons
+
+
 def test_a_model_pruned_by_torch_is_packed_like_one_with_the_same_zeros(check):
     torch.manual_seed(0)
     by_torch = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3, padding=1)).eval()
@@ -86,6 +104,15 @@ def test_a_model_that_cannot_be_traced_is_one_sentence():
 
     with pytest.raises(UserError, match=r"torch\.export cannot trace the model"):
         compile_module(Branching(), torch.randn(1, 4))
+
+
+def test_an_operation_that_executorch_does_not_know_is_one_sentence():
+    class Hypotenuse(nn.Module):
+        def forward(self, x):
+            return torch.hypot(x, x)
+
+    with pytest.raises(UserError, match=r"ExecuTorch cannot run the model: Operator .*hypot"):
+        compile_module(Hypotenuse(), torch.randn(1, 4))
 
 
 @pytest.mark.parametrize("between", [torch.relu, torch.erf], ids=["one subgraph", "two subgraphs"])

@@ -12,6 +12,7 @@ import torch
 from executorch.exir import EdgeProgramManager, to_edge_transform_and_lower
 from executorch.exir.lowered_backend_module import LoweredBackendModule
 from torch import fx, nn
+from torch._export.verifier import SpecViolationError
 from torch.nn.utils import parametrize, prune
 
 from edgectl.errors import UserError
@@ -48,7 +49,8 @@ def compile_module(model: nn.Module, example: torch.Tensor, progress: Callable[[
     in the weights themselves. The module given is not changed.
 
     Raises:
-        UserError: torch.export cannot trace the module, or it holds weights that are not finite.
+        UserError: torch.export cannot trace the module, ExecuTorch does not know one of its operations, or it holds
+            weights that are not finite.
     """
     say = progress or (lambda _: None)
     model = plain_weights(model)
@@ -56,17 +58,23 @@ def compile_module(model: nn.Module, example: torch.Tensor, progress: Callable[[
     try:
         program = torch.export.export(model, (example,))
     except Exception as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"torch.export cannot trace the model: {first.strip()}") from error
+        raise UserError(f"torch.export cannot trace the model: {_first_line(error)}") from error
     say("lowering")
     partitioner, subgraphs = EdgePartitioner(), list[Subgraph]()
     with lowering_to(subgraphs, say), quiet():
-        edge = to_edge_transform_and_lower(program, partitioner=[partitioner, RemainderPartitioner()])
+        try:
+            edge = to_edge_transform_and_lower(program, partitioner=[partitioner, RemainderPartitioner()])
+        except SpecViolationError as error:
+            raise UserError(f"ExecuTorch cannot run the model: {_first_line(error)}") from error
         placements = _placements(edge, partitioner.decisions)
         say("writing the program")
         pte = edge.to_executorch().buffer
     layers = [layer for subgraph in subgraphs for layer in subgraph.layers]
     return Compiled(bytes(pte), layers, placements)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def plain_weights(model: nn.Module) -> nn.Module:

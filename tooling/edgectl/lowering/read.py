@@ -28,7 +28,10 @@ PRESERVED = [
     torch.ops.aten.pixel_shuffle.default,
 ]
 
-_WIDEST_WINDOW = 2048  # of a pool; the runtime's kMaxWindow
+# What the runtime's loader takes at most.
+_WIDEST_WINDOW = 2048  # of a pool: kMaxWindowSpan
+_LONGEST_ROW = 1 << 24  # elements of a tensor that is not an image: kMaxDim
+_LARGEST_STRIDE = 64  # of a convolution: CheckCopy
 
 
 class Unsupported(Exception):
@@ -173,6 +176,8 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
         raise Unsupported("a tensor is empty")
     if value.dtype != torch.float32:
         raise Unsupported(f"an operand is {value.dtype}, not float32")
+    if value.dim() != 4 and value.numel() > _LONGEST_ROW:
+        raise Unsupported(f"a tensor that is not an image has more than {_LONGEST_ROW} elements")
     return tuple(value.shape)
 
 
@@ -214,6 +219,8 @@ def _conv(reader: Reader, node: fx.Node, target: fx.Node) -> ir.Node:
     padding = _pair(a["padding"], "padding")
     if stride[0] != stride[1]:
         raise Unsupported(f"its strides differ: {stride[0]} and {stride[1]}")
+    if stride[0] > _LARGEST_STRIDE:
+        raise Unsupported(f"its stride is above {_LARGEST_STRIDE}")
     if padding[0] < 0 or padding[1] < 0:
         raise Unsupported("its padding is negative")
     bias = reader.optional(a["bias"], "bias", np.zeros(filters, np.float32))
@@ -375,7 +382,10 @@ def _view(reader: Reader, node: fx.Node, target: fx.Node) -> ir.Node:
 
 
 def _clamp(lo: float | None, hi: float | None) -> ir.Activation:
-    return ir.Activation(ir.Act.CLAMP, -np.inf if lo is None else float(lo), np.inf if hi is None else float(hi))
+    low, high = -np.inf if lo is None else float(lo), np.inf if hi is None else float(hi)
+    if not low <= high:
+        raise Unsupported(f"its bounds are {lo} and {hi}")
+    return ir.Activation(ir.Act.CLAMP, low, high)
 
 
 _TUPLES = {"aten._native_batch_norm_legit_no_training.default"}
