@@ -164,13 +164,15 @@ def _load_factory(file: Path, name: str) -> Any:
         raise UserError(f"{file} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look their module up there
-    sys.path.insert(0, str(file.parent.resolve()))
+    folder = str(file.parent.resolve())
+    sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise UserError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
     finally:
-        sys.path.pop(0)
+        if folder in sys.path:
+            sys.path.remove(folder)
     factory = getattr(module, name, None)
     if not callable(factory):
         raise UserError(f"{file} has no function `{name}`.")

@@ -68,7 +68,12 @@ def compile_module(model: nn.Module, example: torch.Tensor, progress: Callable[[
             raise UserError(f"ExecuTorch cannot run the model: {_first_line(error)}") from error
         placements = _placements(edge, partitioner.decisions)
         say("writing the program")
-        pte = edge.to_executorch().buffer
+        try:
+            pte = edge.to_executorch().buffer
+        except RuntimeError as error:
+            if "out variant" not in str(error).lower():
+                raise
+            raise UserError(f"ExecuTorch has no kernel for an operation of the model: {_first_line(error)}") from error
     layers = [layer for subgraph in subgraphs for layer in subgraph.layers]
     return Compiled(bytes(pte), layers, placements)
 

@@ -213,6 +213,7 @@ def _forget(root: Path, name: str) -> None:
     """Removes finished builds that nobody has used for two weeks."""
     pattern = re.compile(rf"{re.escape(name)}-[0-9a-f]{{16}}")
     oldest = time.time() - _UNUSED_DAYS * 24 * 3600
+    (root / "trees").mkdir(exist_ok=True)  # another process may just have cleared it
     for folder in [*root.iterdir(), *(root / "trees").iterdir()]:
         if pattern.fullmatch(folder.name) and folder.stat().st_mtime < oldest:
             shutil.rmtree(folder, ignore_errors=True)
