@@ -107,7 +107,9 @@ void ThreadPool::Impl::WaitForJob(uint32_t pieces) {
     Pause();
   }
   std::unique_lock<std::mutex> lock(mutex);
-  caller_sleeps.store(true);
+  // An exchange, here and for the ticket below: stored, then something else loaded. Emulators of
+  // Arm on x86 let a plain store-release slip past a later load-acquire, which real cores do not.
+  caller_sleeps.exchange(true);
   job_done.wait(lock, [this, pieces] { return done.load() == pieces; });
   caller_sleeps.store(false);
 }
@@ -149,7 +151,7 @@ void ThreadPool::ParallelFor(size_t n, size_t grain,
   impl_->body.store(&body);
   impl_->size.store(n);
   impl_->done.store(0);
-  impl_->ticket.store(Pack({job, static_cast<uint16_t>(pieces), 0}));
+  impl_->ticket.exchange(Pack({job, static_cast<uint16_t>(pieces), 0}));
   if (impl_->sleepers.load() > 0) {
     const std::lock_guard<std::mutex> lock(impl_->mutex);
     impl_->work_arrived.notify_all();

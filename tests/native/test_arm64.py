@@ -84,6 +84,10 @@ def test_the_kernels_pass_their_own_tests_in_a_static_program_with_musl() -> Non
         )
         assert "INTERP" not in kind.stdout, f"{name} needs a loader, so it is not static"
         shards = [start_shard(programs[name], index) for index in range(SHARDS)]
-        for shard in shards:
-            output, _ = shard.communicate(timeout=300)
-            assert shard.returncode == 0, output[-4000:]
+        try:
+            for shard in shards:
+                output, _ = shard.communicate(timeout=300)
+                assert shard.returncode == 0, output[-4000:]
+        finally:
+            for shard in shards:
+                shard.kill()
