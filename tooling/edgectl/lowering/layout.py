@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -216,7 +217,9 @@ class _Lowering:
             LayerRecord(node.name, op, shape, node.output.shape, fused=list(node.fused), **more)  # type: ignore[arg-type]
         )
 
-    def _image_op(self, node: ir.Node, kind: OpKind, *, p=(), f=(), dims: Dims | None = None) -> None:  # type: ignore[no-untyped-def]
+    def _image_op(
+        self, node: ir.Node, kind: OpKind, *, p: Sequence[int] = (), f: Sequence[float] = (), dims: Dims | None = None
+    ) -> None:
         source = self._image(node.inputs[0], node.name)
         self.ops.append(Op(kind=kind, name=node.name, inputs=[source], output=self._result(node.output, dims), p=p, f=f))
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgectl.lowering.ir import FloatArray
+from edgectl.lowering.plan import NONE
 
 BLOCKS = (1, 2, 4, 8, 16)
-NONE = 0xFFFFFFFF
 
 # Cost of one entry of B weights, in multiply-add vector instructions: the B of them, plus the shared load of the input and of
 # the entry. Relative figures for a register-blocked kernel; only the ratios matter.

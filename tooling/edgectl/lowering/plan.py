@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -197,7 +197,7 @@ def write(inputs: Sequence[Tensor], outputs: Sequence[Tensor], ops: Sequence[Op]
     return body + b"\0" * (data_off - len(body)) + bytes(data)
 
 
-def _op_record(op: Op, number, index: list[int], strings: bytearray, data: bytearray) -> bytes:  # type: ignore[no-untyped-def]
+def _op_record(op: Op, number: Callable[[Tensor], int], index: list[int], strings: bytearray, data: bytearray) -> bytes:
     inputs_off = len(index)
     index.extend(number(tensor) for tensor in op.inputs)
     name = op.name.encode()
