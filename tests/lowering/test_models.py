@@ -1,4 +1,4 @@
-"""The five models compute on the host what PyTorch computes, dense and pruned by every scheme."""
+"""The models of the zoo compute on the host what PyTorch computes, dense and pruned by every scheme."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from edgectl.recipe import PruneRule, Recipe, load_model
 MODELS = Path(__file__).resolve().parents[2] / "models"
 RECIPES = {
     "wdsr": "wdsr/x4.toml",
+    "wdsr_a": "wdsr_a/recipe.toml",
     "resnet18": "resnet18/recipe.toml",
     "mobilenetv2": "mobilenetv2/recipe.toml",
     "yolov4": "yolov4/recipe.toml",

@@ -15,6 +15,7 @@ from edgectl.recipe import Recipe, load_model
 MODELS = Path(__file__).resolve().parents[2] / "models"
 PARAMETERS = {
     "wdsr/x4.toml": 58_112,
+    "wdsr_a/recipe.toml": 159_152,
     "resnet18/recipe.toml": 11_689_512,
     "mobilenetv2/recipe.toml": 3_504_872,
     "yolov4/recipe.toml": 64_363_101,
@@ -22,6 +23,7 @@ PARAMETERS = {
 }
 OUTPUTS = {
     "wdsr/x4.toml": [(1, 3, 720, 1280)],
+    "wdsr_a/recipe.toml": [(1, 3, 720, 1280)],
     "resnet18/recipe.toml": [(1, 1000)],
     "mobilenetv2/recipe.toml": [(1, 1000)],
     "yolov4/recipe.toml": [(1, 255, 52, 52), (1, 255, 26, 26), (1, 255, 13, 13)],
@@ -51,7 +53,7 @@ def test_a_model_has_the_parameters_of_its_architecture_and_exports_with_its_out
     assert shapes == OUTPUTS[name]
 
 
-@pytest.mark.parametrize("name", [name for name in PARAMETERS if "wdsr" not in name])
+@pytest.mark.parametrize("name", [name for name in PARAMETERS if not name.startswith("wdsr/")])
 def test_seeded_weights_are_reproducible_and_outputs_neither_blow_up_nor_vanish(name):
     state = torch.get_rng_state()
     recipe, model = load(name)
@@ -62,7 +64,7 @@ def test_seeded_weights_are_reproducible_and_outputs_neither_blow_up_nor_vanish(
         assert 0.05 < float(output.std()) < 20
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2", "yolov4", "pointpillars"])
+@pytest.mark.parametrize("name", ["wdsr_a", "resnet18", "mobilenetv2", "yolov4", "pointpillars"])
 def test_the_pruned_recipe_reaches_its_rates_and_keeps_the_output_alive(name):
     recipe, model = load(f"{name}/pruned.toml")
     masks = prune_oneshot(model, recipe.prune)
@@ -78,7 +80,7 @@ def test_the_pruned_recipe_reaches_its_rates_and_keeps_the_output_alive(name):
 
 def test_every_recipe_in_the_zoo_loads():
     recipes = sorted(MODELS.glob("*/*.toml"))
-    assert len(recipes) >= 12
+    assert len(recipes) >= 14
     for path in recipes:
         recipe = Recipe.load(path)
         assert recipe.beside(recipe.model.file).is_file()
