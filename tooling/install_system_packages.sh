@@ -8,6 +8,7 @@ packages=(
   g++-aarch64-linux-gnu  # the same for arm64
   qemu-system-arm        # the emulated phone
   qemu-user              # the arm64 kernels' own tests
+  llvm-19                # cycles of the arm64 kernels' loops: llvm-mca, which models the Neoverse N1 from LLVM 16 on
   libgtest-dev           # the C++ tests
   libbenchmark-dev       # the C++ benchmarks
   libusb-1.0-0           # phones on USB

@@ -1,5 +1,6 @@
-// 32 registers: 24 sums (16 for one filter), the pixels or the weights of an entry, and one or two
-// of the other. Blocks of 16 filters run as two of 8 over the same entries.
+// 32 registers: 20 or 24 sums, the pixels or the weights of an entry, and one or two of the other.
+// Blocks of 16 filters run as two of 8 over the same entries. One filter loads a vector for every
+// multiply-add, so the loads bound it; the more sums, the less its weight and its offset add.
 #include "kernels/conv/conv_impl.h"
 #include "kernels/conv/linear_impl.h"
 #include "kernels/conv/neon/vec.h"
@@ -8,8 +9,8 @@ namespace edge {
 
 using neon::Vec4;
 
-const KernelTable kNeonKernels = {{{"f32-bsconv-1x64-neon", 1, 64, 4, RunConv<Vec4, 1, 16>},
-                                   {"f32-bsconv-2x48-neon", 2, 48, 4, RunConv<Vec4, 2, 12>},
+const KernelTable kNeonKernels = {{{"f32-bsconv-1x80-neon", 1, 80, 4, RunConv<Vec4, 1, 20>},
+                                   {"f32-bsconv-2x40-neon", 2, 40, 4, RunConv<Vec4, 2, 10>},
                                    {"f32-bsconv-4x24-neon", 4, 24, 4, RunConv<Vec4, 4, 6>},
                                    {"f32-bsconv-8x12-neon", 8, 12, 4, RunConv<Vec4, 8, 3>},
                                    {"f32-bsconv-8x12-neon", 8, 12, 4, RunConv<Vec4, 8, 3>}},
