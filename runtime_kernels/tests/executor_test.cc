@@ -1,8 +1,10 @@
 // The executor: order and names for its observer, arguments, repeated runs, memory.
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <string>
 
+#include "chain_plan.h"
 #include "op_harness.h"
 
 namespace edge::testing {
@@ -107,6 +109,54 @@ TEST(Executor, ChannelSlicesOfOneTensorMakeAConcatenationForFree) {
     EXPECT_EQ(outputs[0].at(n, c, y, q), input.at(n, c, y, q));
     EXPECT_EQ(outputs[0].at(n, 2 + c, y, q), input.at(n, c, y, q) + static_cast<float>(1 + c));
   });
+}
+
+Tensor RunChainPlan(int32_t h, int32_t w, int32_t rows, size_t threads) {
+  Tensor x({1, 4, h, w});
+  for (size_t i = 0; i < x.values.size(); ++i)
+    x.values[i] = static_cast<float>(i * 7919 % 256) / 64.0f - 2.0f;
+  std::vector<Tensor> outputs = {Tensor({1, 1, 2 * h, 2 * w})};
+  EXPECT_EQ(RunPlan(ChainPlan(h, w, rows), {x}, &outputs, threads, nullptr), Status::kOk);
+  return outputs[0];
+}
+
+TEST(Executor, BandsOfRowsComputeWhatWholeTensorsDo) {
+  for (int32_t h : {1, 2, 5, 13, 24}) {
+    for (int32_t w : {1, 9, 33}) {
+      const Tensor whole = RunChainPlan(h, w, 0, 1);
+      for (int32_t rows : {1, 2, 3, 7}) {
+        for (size_t threads : {1, 3}) {
+          const Tensor banded = RunChainPlan(h, w, rows, threads);
+          for (size_t i = 0; i < whole.values.size(); ++i) {
+            ASSERT_NEAR(banded.values[i], whole.values[i], 1e-4f)
+                << h << "x" << w << " in bands of " << rows << " rows, element " << i;
+          }
+        }
+      }
+    }
+  }
+}
+
+Status LoadChanged(const std::function<void(PlanBytes*)>& change) {
+  PlanBytes bytes = ChainPlan(13, 9, 2);
+  change(&bytes);
+  Plan plan;
+  return Plan::Load(bytes.data(), bytes.size(), &plan);
+}
+
+TEST(Executor, RefusesBandsThatLeaveTheirWindows) {
+  const auto pair = [](PlanBytes* bytes, uint32_t band, uint32_t op) {
+    const auto& chain =
+        *reinterpret_cast<const ChainRec*>(bytes->data() + bytes->header().chains_off);
+    return &bytes->index(chain.bands + 2 * (band * chain.n_ops + op));
+  };
+  EXPECT_EQ(LoadChanged([](PlanBytes*) {}), Status::kOk);
+  EXPECT_EQ(LoadChanged([&](PlanBytes* b) { pair(b, 0, 0)[0] = 13; }), Status::kBadValue);
+  EXPECT_EQ(LoadChanged([&](PlanBytes* b) { pair(b, 2, 1)[0] = 0; }), Status::kBadValue);
+  EXPECT_EQ(LoadChanged([&](PlanBytes* b) { pair(b, 2, 1)[1] += 3; }), Status::kBadValue);
+  EXPECT_EQ(LoadChanged([&](PlanBytes* b) { pair(b, 6, 4)[0] = 24; }), Status::kBadValue);
+  EXPECT_EQ(LoadChanged([&](PlanBytes* b) { b->tensor(1).window -= 1; }), Status::kBadValue);
+  EXPECT_NE(LoadChanged([&](PlanBytes* b) { b->header().n_chains = 0; }), Status::kOk);
 }
 
 }  // namespace

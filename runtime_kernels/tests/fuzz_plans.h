@@ -4,6 +4,7 @@
 #include <random>
 #include <vector>
 
+#include "chain_plan.h"
 #include "plan_builder.h"
 
 namespace edge::testing {
@@ -83,7 +84,7 @@ inline PlanBytes HeadFuzzPlan(uint32_t block) {
 }
 
 inline std::vector<std::vector<uint8_t>> FuzzPlans() {
-  std::vector<PlanBytes> plans = {NeckFuzzPlan()};
+  std::vector<PlanBytes> plans = {NeckFuzzPlan(), ChainPlan(13, 9, 2), ChainPlan(13, 9, 2)};
   for (uint32_t block : {1, 2, 4, 8, 16}) {
     plans.push_back(ConvFuzzPlan(block));
     plans.push_back(HeadFuzzPlan(block));

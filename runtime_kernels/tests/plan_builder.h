@@ -120,6 +120,20 @@ class PlanBuilder {
     op.data_size = blob.size();
     return op;
   }
+  // Keeps only so many rows of an arena tensor.
+  void Window(uint32_t id, int32_t rows) {
+    TensorRec& t = tensors_[id];
+    t.offset -= static_cast<uint64_t>(t.halo[0] * t.stride[2]) * sizeof(float);
+    t.window = rows;
+  }
+  // Ops [first, first + n_ops) in bands: pairs (end, base), band by band.
+  void Chain(uint32_t first, uint32_t n_ops, const std::vector<std::array<int32_t, 2>>& bands) {
+    const auto at = static_cast<uint32_t>(operands_.size());
+    chains_.push_back({first, n_ops, static_cast<uint32_t>(bands.size()) / n_ops, at});
+    for (const auto& band : bands) {
+      for (int32_t value : band) operands_.push_back(static_cast<uint32_t>(value));
+    }
+  }
   PlanBytes Finish() const;
 
  private:
@@ -148,6 +162,7 @@ class PlanBuilder {
 
   std::vector<TensorRec> tensors_;
   std::vector<OpRec> ops_;
+  std::vector<ChainRec> chains_;
   std::vector<uint32_t> inputs_, outputs_, operands_;
   std::string strings_;
   std::vector<uint8_t> data_;
@@ -210,6 +225,8 @@ inline PlanBytes PlanBuilder::Finish() const {
   index.insert(index.end(), operands_.begin(), operands_.end());
   std::vector<OpRec> ops(ops_);
   for (OpRec& op : ops) op.inputs_off += ends;
+  std::vector<ChainRec> chains(chains_);
+  for (ChainRec& chain : chains) chain.bands += ends;
 
   Header h = {};
   std::memcpy(h.magic, kPlanMagic, sizeof h.magic);
@@ -222,7 +239,9 @@ inline PlanBytes PlanBuilder::Finish() const {
   h.arena_size = arena_;
   h.tensors_off = sizeof(Header);
   h.ops_off = h.tensors_off + tensors_.size() * sizeof(TensorRec);
-  h.index_off = h.ops_off + ops.size() * sizeof(OpRec);
+  h.chains_off = h.ops_off + ops.size() * sizeof(OpRec);
+  h.n_chains = static_cast<uint32_t>(chains_.size());
+  h.index_off = h.chains_off + chains_.size() * sizeof(ChainRec);
   h.strings_off = h.index_off + index.size() * sizeof(uint32_t);
   h.strings_size = strings_.size();
   h.data_off = (h.strings_off + h.strings_size + 63) / 64 * 64;
@@ -236,6 +255,7 @@ inline PlanBytes PlanBuilder::Finish() const {
   put(0, &h, sizeof h);
   put(h.tensors_off, tensors_.data(), tensors_.size() * sizeof(TensorRec));
   put(h.ops_off, ops.data(), ops.size() * sizeof(OpRec));
+  put(h.chains_off, chains.data(), chains.size() * sizeof(ChainRec));
   put(h.index_off, index.data(), index.size() * sizeof(uint32_t));
   put(h.strings_off, strings_.data(), strings_.size());
   put(h.data_off, data_.data(), data_.size());

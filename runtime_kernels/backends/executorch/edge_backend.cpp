@@ -8,6 +8,7 @@
 #include <executorch/runtime/core/event_tracer_hooks_delegate.h>
 #include <executorch/runtime/core/exec_aten/util/dim_order_util.h>
 #include <executorch/runtime/platform/log.h>
+#include <executorch/runtime/platform/platform.h>
 
 #include <algorithm>
 #include <cinttypes>
@@ -48,6 +49,7 @@ using executorch::runtime::EValue;
 using executorch::runtime::EventTracer;
 using executorch::runtime::EventTracerEntry;
 using executorch::runtime::FreeableBuffer;
+using executorch::runtime::pal_current_ticks;
 using executorch::runtime::Result;
 using executorch::runtime::Span;
 
@@ -110,25 +112,26 @@ struct Delegate {
   std::vector<float*> outputs;
 };
 
-// Logs every op of a run as a delegate event. The mark tells readers of an ETDump which delegate's
-// event it is.
+// Logs every op of a run as one delegate event, as long as the op ran, one after the other. The
+// mark tells readers of an ETDump which delegate's event it is.
 class OpEvents final : public edge::Observer {
  public:
-  OpEvents(EventTracer* tracer, const std::vector<std::string>& names)
-      : tracer_(tracer), names_(names) {}
-  void Begin(uint32_t op, std::string_view) override {
-    entry_ = executorch::runtime::event_tracer_start_profiling_delegate(
-        tracer_, names_[op].c_str(), executorch::runtime::kUnsetDelegateDebugIntId);
-  }
-  void End(uint32_t, std::string_view) override {
-    executorch::runtime::event_tracer_end_profiling_delegate(tracer_, entry_, kEventMark,
-                                                             sizeof kEventMark - 1);
+  explicit OpEvents(size_t n_ops) : ticks_(n_ops), start_(pal_current_ticks()) {}
+  void Begin(uint32_t, std::string_view) override { begun_ = pal_current_ticks(); }
+  void End(uint32_t op, std::string_view) override { ticks_[op] += pal_current_ticks() - begun_; }
+  void Log(EventTracer* tracer, const std::vector<std::string>& names) const {
+    et_timestamp_t at = start_;
+    for (size_t op = 0; op < ticks_.size(); ++op) {
+      executorch::runtime::event_tracer_log_profiling_delegate(
+          tracer, names[op].c_str(), executorch::runtime::kUnsetDelegateDebugIntId, at,
+          at + ticks_[op], kEventMark, sizeof kEventMark - 1);
+      at += ticks_[op];
+    }
   }
 
  private:
-  EventTracer* tracer_;
-  const std::vector<std::string>& names_;
-  EventTracerEntry entry_{};
+  std::vector<et_timestamp_t> ticks_;
+  et_timestamp_t start_, begun_ = 0;
 };
 
 Error ErrorOf(edge::Status status) {
@@ -256,7 +259,7 @@ class EdgeKernelsBackend final : public executorch::runtime::BackendInterface {
 
  private:
   static Error Run(EventTracer* tracer, Delegate* delegate) {
-    OpEvents events(tracer, delegate->names);
+    OpEvents events(delegate->names.size());
     const std::lock_guard<std::mutex> lock(delegate->pool->running);
     const edge::Status status = delegate->executor->Run(
         delegate->inputs.data(), delegate->inputs.size(), delegate->outputs.data(),
@@ -264,6 +267,7 @@ class EdgeKernelsBackend final : public executorch::runtime::BackendInterface {
     if (status != edge::Status::kOk) {
       ET_LOG(Error, "%s: the run failed: %s.", kName, edge::StatusMessage(status));
     }
+    events.Log(tracer, delegate->names);
     return ErrorOf(status);
   }
 };

@@ -36,6 +36,7 @@ class Plan {
   const Header& header() const { return *reinterpret_cast<const Header*>(bytes_); }
   const TensorRec& tensor(uint32_t id) const;
   const OpRec& op(uint32_t i) const;
+  const ChainRec& chain(uint32_t i) const;
   uint32_t index(uint32_t i) const;  // entry of the index table
   const TensorRec& input(uint32_t i) const;
   const TensorRec& output(uint32_t i) const;
@@ -48,7 +49,7 @@ class Plan {
   size_t size_ = 0;
 };
 
-// Told about every op as it runs; used for profiling.
+// Told about every op as it runs; used for profiling. An op of a chain begins and ends once a band.
 class Observer {
  public:
   virtual ~Observer() = default;

@@ -5,15 +5,15 @@
 // of the file unless it says otherwise. A reader must validate everything before use
 // (src/plan/plan.cc does).
 //
-//   Header | TensorRec[n_tensors] | OpRec[n_ops] | u32 index table | strings | data (64-byte
-//   aligned)
+//   Header | TensorRec[n_tensors] | OpRec[n_ops] | ChainRec[n_chains] | u32 index table | strings |
+//   data (64-byte aligned)
 #pragma once
 #include <cstdint>
 
 namespace edge {
 
 constexpr char kPlanMagic[8] = {'E', 'D', 'G', 'E', 'P', 'L', 'A', 'N'};
-constexpr uint32_t kPlanVersion = 1;
+constexpr uint32_t kPlanVersion = 2;
 constexpr uint32_t kNone = 0xffffffffu;
 
 enum class Storage : uint32_t { kArena = 0, kInput = 1, kOutput = 2, kConst = 3 };
@@ -62,13 +62,15 @@ struct Header {  // 128 bytes
   uint64_t tensors_off;
   uint64_t ops_off;
   uint64_t index_off;  // u32 tensor ids: first n_inputs ids of the inputs, then n_outputs ids, then
-                       // op operand lists
+                       // op operand lists and the bands of chains
   uint64_t strings_off;
   uint64_t strings_size;
   uint64_t data_off;  // 64-byte aligned
   uint64_t data_size;
   uint64_t arena_size;  // bytes; the executor adds kArenaSlack readable bytes before and after
-  uint8_t reserved[24];
+  uint64_t chains_off;
+  uint32_t n_chains;
+  uint8_t reserved[12];
 };
 static_assert(sizeof(Header) == 128);
 
@@ -83,6 +85,9 @@ constexpr uint64_t kArenaSlack = 1024;
 // The columns between the rows of an arena tensor belong to it: what is not halo there may hold
 // anything. An op does not write over what it reads, but kUnary, kAdd, kMul (an operand) and kConv,
 // kLinear (the residual) may when both are the same view.
+// With a window, only that many rows of every plane are in memory at a time, the halo's rows among
+// them: `offset` is where the lowest of them begins, and which row that is, the chain says that the
+// tensor belongs to (it is written and read in no other place).
 struct TensorRec {    // 96 bytes
   uint32_t storage;   // Storage
   uint32_t io_index;  // which input or output, for kInput / kOutput
@@ -91,7 +96,8 @@ struct TensorRec {    // 96 bytes
   int64_t stride[3];  // of n, c, h, in elements
   uint64_t offset;    // bytes to element (0,0,0,0) from the arena's (kArena) or the data section's
                       // (kConst) start; 0 for inputs, outputs
-  uint8_t reserved[24];
+  int32_t window;     // rows in memory; 0: all
+  uint8_t reserved[20];
 };
 static_assert(sizeof(TensorRec) == 96);
 
@@ -114,6 +120,26 @@ struct OpRec {         // 160 bytes
   uint8_t reserved[32];
 };
 static_assert(sizeof(OpRec) == 160);
+
+// Operations that run depth-first: a band of rows of each, then the next band of each, so that what
+// one writes is still in the cache when the next reads it. Band after band, operation i of the
+// chain computes the rows of its output from where it was up to `end`. The bands are pairs in the
+// index table, band by band, and in a band operation by operation:
+//
+//   u32 end;   // the operation's output is complete up to this row
+//   i32 base;  // of an output with a window: the row where its memory begins from now on; rows
+//   from
+//              // there on that were computed before are kept. -halo[0] in the first band.
+//
+// The last band ends all outputs at their last rows. kCopy, kConv, kUnary, kAdd, kMul, kConcat
+// (axis 1), kMaxPool and kPixelShuffle (not cropped at the top) can be part of a chain.
+struct ChainRec {  // 16 bytes
+  uint32_t first_op;
+  uint32_t n_ops;
+  uint32_t n_bands;
+  uint32_t bands;  // first entry in the index table
+};
+static_assert(sizeof(ChainRec) == 16);
 
 // kCopy: with input x (n, c, h, w), factor s and padding (pt, pl), the output (n, k * c, rows,
 // cols) holds the first k of the s * s phases, phase = py * s + px:

@@ -2,12 +2,17 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 #include <utility>
+#include <vector>
 
 #include "edge/plan.h"
 #include "kernels/conv/conv.h"
+#include "kernels/conv/schedule.h"
+#include "kernels/nest.h"
 #include "kernels/ops.h"
+#include "plan/bands.h"
 #include "plan/halo.h"
 #include "plan/validate.h"
 
@@ -36,10 +41,20 @@ constexpr OpFunction kOpFunctions[] = {
 static_assert(sizeof(kOpFunctions) / sizeof(kOpFunctions[0]) ==
               static_cast<size_t>(OpKind::kSoftmax) + 1);
 
+// Rows of a tensor, of whose memory the first is row `base`.
 template <typename T>
-BasicView<T> ViewOf(const TensorRec& t, T* data) {
-  return {data, t.dims[0], t.dims[1], t.dims[2], t.dims[3], t.stride[0], t.stride[1], t.stride[2]};
+BasicView<T> ViewOf(const TensorRec& t, T* memory, int64_t base, RowRange rows) {
+  return {memory + (rows.begin - base) * t.stride[2],
+          t.dims[0],
+          t.dims[1],
+          static_cast<int32_t>(rows.end - rows.begin),
+          t.dims[3],
+          t.stride[0],
+          t.stride[1],
+          t.stride[2]};
 }
+
+RowRange AllRows(const TensorRec& t) { return {0, t.dims[2]}; }
 
 Epilogue EpilogueOf(const OpRec& op) {
   return {static_cast<ActKind>(op.act), op.act_param[0], op.act_param[1],
@@ -49,23 +64,53 @@ Epilogue EpilogueOf(const OpRec& op) {
 }  // namespace
 
 struct Executor::Impl {
+  class Watch;
+  // How to run a convolution of so many rows.
+  struct PlannedConv {
+    int32_t rows;
+    ConvSchedule schedule;
+  };
+
   Plan plan;
   ThreadPool* pool = nullptr;
-  const RowOps* rows = nullptr;
+  const RowOps* row_ops = nullptr;
   Isa isa = Isa::kFallback;
   void* allocation = nullptr;  // the arena with its slack, not yet aligned
   float* arena = nullptr;
-  std::unique_ptr<ConstView[]> operands;  // of the running op
-  const float* const* inputs = nullptr;   // of this run
+  std::unique_ptr<ConstView[]> operands;            // of the running op
+  std::unique_ptr<int64_t[]> bases;                 // of every tensor: the first row in its memory
+  std::vector<std::vector<PlannedConv>> schedules;  // of every op
+  const float* const* inputs = nullptr;             // of this run
   float* const* outputs = nullptr;
 
   ~Impl() { std::free(allocation); }
   Status Allocate();
-  View Output(const TensorRec& t) const;
-  ConstView Input(uint32_t tensor) const;
-  void RunOp(const OpRec& op);
-  void RunConv(const OpRec& op, const TensorRec& out);
-  void RunLinear(const OpRec& op, const TensorRec& out);
+  View Output(uint32_t tensor, RowRange rows) const;
+  ConstView Input(uint32_t tensor, RowRange rows) const;
+  void RunChain(const ChainRec& chain, Observer* observer);
+  void Slide(uint32_t tensor, int64_t base, int64_t end);
+  void RunOp(uint32_t index, RowRange rows);
+  void RunConv(uint32_t index, RowRange rows, const View& out);
+  void RunLinear(const OpRec& op, const View& out);
+};
+
+// Names the op to the observer, if there is one, for as long as it lives.
+class Executor::Impl::Watch {
+ public:
+  Watch(Observer* observer, const Plan& plan, uint32_t op)
+      : observer_(observer), op_(op), name_(plan.name(plan.op(op))) {
+    if (observer_ != nullptr) observer_->Begin(op_, name_);
+  }
+  ~Watch() {
+    if (observer_ != nullptr) observer_->End(op_, name_);
+  }
+  Watch(const Watch&) = delete;
+  Watch& operator=(const Watch&) = delete;
+
+ private:
+  Observer* const observer_;
+  const uint32_t op_;
+  const std::string_view name_;
 };
 
 Status Executor::Impl::Allocate() {
@@ -75,7 +120,8 @@ Status Executor::Impl::Allocate() {
   uint32_t most = 0;
   for (uint32_t i = 0; i < plan.header().n_ops; ++i) most = std::max(most, plan.op(i).n_inputs);
   operands.reset(new (std::nothrow) ConstView[most]);
-  if (allocation == nullptr || operands == nullptr) return Status::kOutOfMemory;
+  bases.reset(new (std::nothrow) int64_t[plan.header().n_tensors]());
+  if (allocation == nullptr || operands == nullptr || bases == nullptr) return Status::kOutOfMemory;
   const uintptr_t start = reinterpret_cast<uintptr_t>(allocation) + kArenaSlack;
   const uintptr_t aligned = (start + kAlignment - 1) / kAlignment * kAlignment;
   arena = reinterpret_cast<float*>(static_cast<char*>(allocation) +
@@ -84,28 +130,31 @@ Status Executor::Impl::Allocate() {
 }
 
 // Only for tensors that are op outputs: in the arena or the caller's buffers.
-View Executor::Impl::Output(const TensorRec& t) const {
+View Executor::Impl::Output(uint32_t tensor, RowRange rows) const {
+  const TensorRec& t = plan.tensor(tensor);
   const bool in_arena = t.storage == static_cast<uint32_t>(Storage::kArena);
-  return ViewOf(t, in_arena ? arena + t.offset / sizeof(float) : outputs[t.io_index]);
+  return ViewOf(t, in_arena ? arena + t.offset / sizeof(float) : outputs[t.io_index], bases[tensor],
+                rows);
 }
 
-ConstView Executor::Impl::Input(uint32_t tensor) const {
+ConstView Executor::Impl::Input(uint32_t tensor, RowRange rows) const {
   const TensorRec& t = plan.tensor(tensor);
   switch (static_cast<Storage>(t.storage)) {
     case Storage::kInput:
-      return ViewOf(t, inputs[t.io_index]);
+      return ViewOf(t, inputs[t.io_index], 0, rows);
     case Storage::kConst:
-      return ViewOf(t, reinterpret_cast<const float*>(plan.data() + t.offset));
+      return ViewOf(t, reinterpret_cast<const float*>(plan.data() + t.offset), 0, rows);
     case Storage::kArena:
     case Storage::kOutput:
       break;
   }
-  return ViewOf<const float>(t, Output(t).data);
+  const View view = Output(tensor, rows);
+  return {view.data, view.n, view.c, view.h, view.w, view.sn, view.sc, view.sh};
 }
 
-void Executor::Impl::RunConv(const OpRec& op, const TensorRec& out_rec) {
-  const ConstView in = Input(plan.index(op.inputs_off));
-  const View out = Output(out_rec);
+void Executor::Impl::RunConv(uint32_t index, RowRange rows, const View& out) {
+  const OpRec& op = plan.op(index);
+  const ConstView in = Input(plan.index(op.inputs_off), rows);
   ConvArgs args = {};
   ResolvePacked(plan, op, &args.packed);
   args.epilogue = EpilogueOf(op);
@@ -113,17 +162,23 @@ void Executor::Impl::RunConv(const OpRec& op, const TensorRec& out_rec) {
   args.out = out.data, args.out_n = out.sn, args.out_c = out.sc, args.out_h = out.sh;
   args.n = out.n, args.h = out.h, args.w = out.w;
   if (op.residual != kNone) {
-    const ConstView residual = Input(op.residual);
+    const ConstView residual = Input(op.residual, rows);
     args.residual = residual.data;
     args.res_n = residual.sn, args.res_c = residual.sc, args.res_h = residual.sh;
   }
-  args.may_write_gaps = out_rec.storage == static_cast<uint32_t>(Storage::kArena);
-  Conv(args, pool, isa);
+  args.may_write_gaps = plan.tensor(op.output).storage == static_cast<uint32_t>(Storage::kArena);
+  std::vector<PlannedConv>& planned = schedules[index];
+  auto found = std::find_if(planned.begin(), planned.end(),
+                            [&](const PlannedConv& p) { return p.rows == out.h; });
+  if (found == planned.end()) {
+    found = planned.insert(planned.end(), {out.h, PlanConv(args, pool->threads(), isa)});
+  }
+  Conv(args, found->schedule, pool, isa);
 }
 
-void Executor::Impl::RunLinear(const OpRec& op, const TensorRec& out_rec) {
-  const ConstView in = Input(plan.index(op.inputs_off));
-  const View out = Output(out_rec);
+void Executor::Impl::RunLinear(const OpRec& op, const View& out) {
+  const uint32_t first = plan.index(op.inputs_off);
+  const ConstView in = Input(first, AllRows(plan.tensor(first)));
   LinearArgs args = {};
   ResolvePacked(plan, op, &args.packed);
   args.epilogue = EpilogueOf(op);
@@ -131,25 +186,81 @@ void Executor::Impl::RunLinear(const OpRec& op, const TensorRec& out_rec) {
   args.out = out.data, args.out_n = out.sn, args.out_c = out.sc;
   args.n = out.n;
   if (op.residual != kNone) {
-    const ConstView residual = Input(op.residual);
+    const ConstView residual = Input(op.residual, AllRows(plan.tensor(op.residual)));
     args.residual = residual.data;
     args.res_n = residual.sn, args.res_c = residual.sc;
   }
   Linear(args, pool, isa);
 }
 
-void Executor::Impl::RunOp(const OpRec& op) {
-  const TensorRec& out = plan.tensor(op.output);
+// Computes some rows of an op's output.
+void Executor::Impl::RunOp(uint32_t index, RowRange rows) {
+  const OpRec& op = plan.op(index);
+  const TensorRec& t = plan.tensor(op.output);
+  const View out = Output(op.output, rows);
   const auto kind = static_cast<OpKind>(op.op);
   if (kind == OpKind::kConv) {
-    RunConv(op, out);
+    RunConv(index, rows, out);
   } else if (kind == OpKind::kLinear) {
     RunLinear(op, out);
+  } else if (out.h == t.dims[2]) {
+    for (uint32_t i = 0; i < op.n_inputs; ++i) {
+      const uint32_t id = plan.index(op.inputs_off + i);
+      operands[i] = Input(id, AllRows(plan.tensor(id)));
+    }
+    kOpFunctions[op.op]({op, operands.get(), out, *row_ops, pool});
   } else {
-    for (uint32_t i = 0; i < op.n_inputs; ++i) operands[i] = Input(plan.index(op.inputs_off + i));
-    kOpFunctions[op.op]({op, operands.get(), Output(out), *rows, pool});
+    int64_t first = 0;
+    for (uint32_t i = 0; i < op.n_inputs; ++i) {
+      const uint32_t id = plan.index(op.inputs_off + i);
+      const RowRange read = InputRows(op, plan.tensor(id).dims[2], t.dims[2], rows);
+      operands[i] = Input(id, read);
+      if (i == 0) first = read.begin;
+    }
+    kOpFunctions[op.op]({OpFrom(op, rows, first), operands.get(), out, *row_ops, pool});
   }
-  if (out.storage == static_cast<uint32_t>(Storage::kArena)) ZeroHalo(out, Output(out), pool);
+  if (t.storage == static_cast<uint32_t>(Storage::kArena)) ZeroHalo(t, out, rows.begin, pool);
+}
+
+// Moves the rows from `base` on of a tensor with a window, which is complete up to `end`, to the
+// start of its memory.
+void Executor::Impl::Slide(uint32_t tensor, int64_t base, int64_t end) {
+  const TensorRec& t = plan.tensor(tensor);
+  if (end == t.dims[2]) end += t.halo[1];
+  const int64_t down = base - bases[tensor];
+  if (down == 0) return;
+  if (base < end) {
+    const View kept = Output(tensor, {base, end});
+    const int64_t left = t.halo[2], right = t.halo[3];
+    const int64_t length = (kept.h - 1) * kept.sh + left + kept.w + right;
+    const size_t planes = static_cast<size_t>(kept.n) * static_cast<size_t>(kept.c);
+    const size_t grain = std::max<size_t>(1, kGrainFloats / static_cast<size_t>(length));
+    pool->ParallelFor(planes, grain, [&](size_t first, size_t last) {
+      for (size_t i = first; i < last; ++i) {
+        const int64_t plane = static_cast<int64_t>(i);
+        float* from = kept.Plane(plane / kept.c, plane % kept.c) - left;
+        std::memmove(from - down * kept.sh, from, static_cast<size_t>(length) * sizeof(float));
+      }
+    });
+  }
+  bases[tensor] = base;
+}
+
+void Executor::Impl::RunChain(const ChainRec& chain, Observer* observer) {
+  const auto output = [&](uint32_t i) { return plan.op(chain.first_op + i).output; };
+  for (uint32_t i = 0; i < chain.n_ops; ++i) {
+    const TensorRec& t = plan.tensor(output(i));
+    bases[output(i)] = t.window == 0 ? 0 : -int64_t{t.halo[0]};
+  }
+  for (uint32_t number = 0; number < chain.n_bands; ++number) {
+    for (uint32_t i = 0; i < chain.n_ops; ++i) {
+      const Band band = BandOf(plan, chain, number, i);
+      const int64_t begin = number == 0 ? 0 : BandOf(plan, chain, number - 1, i).end;
+      const Watch watch(observer, plan, chain.first_op + i);
+      if (plan.tensor(output(i)).window != 0) Slide(output(i), band.base, begin);
+      if (begin != band.end) RunOp(chain.first_op + i, {begin, band.end});
+    }
+  }
 }
 
 Executor::Executor(const Plan& plan, ThreadPool* pool) : impl_(new (std::nothrow) Impl) {
@@ -157,7 +268,7 @@ Executor::Executor(const Plan& plan, ThreadPool* pool) : impl_(new (std::nothrow
   impl_->plan = plan;
   impl_->pool = pool;
   impl_->isa = ActiveIsa();
-  impl_->rows = &ActiveRowOps();
+  impl_->row_ops = &ActiveRowOps();
 }
 
 Executor::~Executor() = default;
@@ -186,12 +297,18 @@ Status Executor::Run(const float* const* inputs, size_t n_inputs, float* const* 
   impl_->inputs = inputs;
   impl_->outputs = outputs;
   try {
-    for (uint32_t i = 0; i < h.n_ops; ++i) {
-      const OpRec& op = impl_->plan.op(i);
-      const std::string_view name = impl_->plan.name(op);
-      if (observer != nullptr) observer->Begin(i, name);
-      impl_->RunOp(op);
-      if (observer != nullptr) observer->End(i, name);
+    impl_->schedules.resize(h.n_ops);
+    uint32_t next_chain = 0;
+    for (uint32_t i = 0; i < h.n_ops;) {
+      if (next_chain < h.n_chains && impl_->plan.chain(next_chain).first_op == i) {
+        const ChainRec& chain = impl_->plan.chain(next_chain++);
+        impl_->RunChain(chain, observer);
+        i += chain.n_ops;
+      } else {
+        const Impl::Watch watch(observer, impl_->plan, i);
+        impl_->RunOp(i, AllRows(impl_->plan.tensor(impl_->plan.op(i).output)));
+        ++i;
+      }
     }
   } catch (const std::bad_alloc&) {  // a convolution's schedule
     return Status::kOutOfMemory;

@@ -8,8 +8,8 @@
 namespace edge {
 namespace {
 
-void ZeroPlane(const TensorRec& t, float* plane, int64_t h, int64_t w, int64_t row) {
-  const int64_t top = t.halo[0], bottom = t.halo[1], left = t.halo[2], right = t.halo[3];
+void ZeroPlane(float* plane, int64_t h, int64_t w, int64_t row, int64_t top, int64_t bottom,
+               int64_t left, int64_t right) {
   const auto zero = [plane](int64_t begin, int64_t end) {
     std::fill(plane + begin, plane + end, 0.0f);
   };
@@ -23,16 +23,18 @@ void ZeroPlane(const TensorRec& t, float* plane, int64_t h, int64_t w, int64_t r
 
 }  // namespace
 
-void ZeroHalo(const TensorRec& t, const View& view, ThreadPool* pool) {
-  if (std::all_of(t.halo, t.halo + 4, [](int32_t band) { return band == 0; })) return;
+void ZeroHalo(const TensorRec& t, const View& view, int64_t y, ThreadPool* pool) {
+  const int64_t top = y == 0 ? t.halo[0] : 0, bottom = y + view.h == t.dims[2] ? t.halo[1] : 0;
+  const int64_t left = t.halo[2], right = t.halo[3];
+  if (top + bottom + left + right == 0) return;
   const size_t planes = static_cast<size_t>(view.n) * static_cast<size_t>(view.c);
-  const size_t border = static_cast<size_t>(t.halo[0] + t.halo[1]) * static_cast<size_t>(view.w) +
+  const size_t border = static_cast<size_t>(top + bottom) * static_cast<size_t>(view.w) +
                         16 * static_cast<size_t>(view.h);
   pool->ParallelFor(
       planes, std::max<size_t>(1, kGrainFloats / border), [&](size_t begin, size_t end) {
         for (size_t i = begin; i < end; ++i) {
           const int64_t n = static_cast<int64_t>(i) / view.c, c = static_cast<int64_t>(i) % view.c;
-          ZeroPlane(t, view.Plane(n, c), view.h, view.w, view.sh);
+          ZeroPlane(view.Plane(n, c), view.h, view.w, view.sh, top, bottom, left, right);
         }
       });
 }

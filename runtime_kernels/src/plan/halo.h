@@ -6,8 +6,8 @@
 
 namespace edge {
 
-// Zeroes the halo of `t`, whose element (0, 0, 0, 0) is at view.data. Touches no element of the
-// tensor.
-void ZeroHalo(const TensorRec& t, const View& view, ThreadPool* pool);
+// Zeroes the halo of `t` beside its rows [y, y + view.h), which are `view`; above them too where
+// they are the first ones, and below where they are the last. Touches no element of the tensor.
+void ZeroHalo(const TensorRec& t, const View& view, int64_t y, ThreadPool* pool);
 
 }  // namespace edge

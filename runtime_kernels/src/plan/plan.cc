@@ -2,6 +2,8 @@
 #include "edge/plan.h"
 
 #include <cstring>
+#include <memory>
+#include <new>
 
 #include "plan/limits.h"
 #include "plan/validate.h"
@@ -24,13 +26,15 @@ Status CheckHeader(const uint8_t* bytes, size_t size) {
   if (h.version != kPlanVersion) return Status::kWrongVersion;
   if (h.total_size > size) return Status::kTruncated;
   if (h.total_size < size) return Status::kBadValue;
-  if (h.n_tensors > kMaxRecords || h.n_ops > kMaxRecords) return Status::kBadValue;
+  if (h.n_tensors > kMaxRecords || h.n_ops > kMaxRecords || h.n_chains > h.n_ops)
+    return Status::kBadValue;
   if (h.n_inputs > kMaxOperands || h.n_outputs > kMaxOperands || h.n_outputs == 0)
     return Status::kBadValue;
   if (h.n_inputs + h.n_outputs > h.n_index) return Status::kBadValue;
   if (h.arena_size > kMaxArenaBytes || h.arena_size % sizeof(float) != 0) return Status::kBadValue;
   const bool fits = SectionFits(h, h.tensors_off, h.n_tensors, sizeof(TensorRec), 8) &&
                     SectionFits(h, h.ops_off, h.n_ops, sizeof(OpRec), 8) &&
+                    SectionFits(h, h.chains_off, h.n_chains, sizeof(ChainRec), 4) &&
                     SectionFits(h, h.index_off, h.n_index, sizeof(uint32_t), 4) &&
                     SectionFits(h, h.strings_off, h.strings_size, 1, 1) &&
                     SectionFits(h, h.data_off, h.data_size, 1, 64);
@@ -53,6 +57,14 @@ Status CheckEnds(const Plan& plan) {
 
 Status CheckOps(const Plan& plan) {
   const Header& h = plan.header();
+  std::unique_ptr<RowRange[]> spans(new (std::nothrow) RowRange[h.n_ops]);
+  if (spans == nullptr) return Status::kOutOfMemory;
+  for (uint32_t i = 0; i < h.n_ops; ++i) {
+    const Status status = ValidateReferences(plan, plan.op(i));
+    if (status != Status::kOk) return status;
+  }
+  const Status chained = ValidateChains(plan, spans.get());
+  if (chained != Status::kOk) return chained;
   bool written[kMaxOperands] = {};
   double work = 0;
   uint64_t blobs = 0;
@@ -61,7 +73,7 @@ Status CheckOps(const Plan& plan) {
     if (op.data_size > h.data_size) return Status::kBadOffset;
     blobs += op.data_size;
     if (blobs / kMaxBlobSharing > h.data_size) return Status::kBadValue;
-    const Status status = ValidateOp(plan, op, &work);
+    const Status status = ValidateOp(plan, op, spans[i], &work);
     if (status != Status::kOk) return status;
     if (!(work <= kMaxWork)) return Status::kBadValue;
     const TensorRec& out = plan.tensor(op.output);
@@ -122,6 +134,10 @@ const TensorRec& Plan::tensor(uint32_t id) const {
 
 const OpRec& Plan::op(uint32_t i) const {
   return reinterpret_cast<const OpRec*>(bytes_ + header().ops_off)[i];
+}
+
+const ChainRec& Plan::chain(uint32_t i) const {
+  return reinterpret_cast<const ChainRec*>(bytes_ + header().chains_off)[i];
 }
 
 uint32_t Plan::index(uint32_t i) const {

@@ -4,6 +4,7 @@
 
 #include "edge/plan.h"
 #include "kernels/conv/conv.h"
+#include "plan/bands.h"
 
 namespace edge {
 
@@ -14,12 +15,19 @@ Status ValidateTensor(const Plan& plan, const TensorRec& t);
 // halo.
 Status ValidateWritten(const TensorRec& t);
 
-// Enums, operands, names, shapes and parameters of one op, and the memory that it touches. Adds its
-// multiply-adds to *work.
-Status ValidateOp(const Plan& plan, const OpRec& op, double* work);
+// That the op's kind exists, and its name and operands.
+Status ValidateReferences(const Plan& plan, const OpRec& op);
+
+// That chains follow each other, and stay inside the windows of the tensors that they alone use.
+// For every op spans[i] is set to the rows of the first input's memory at which the op's rows begin
+// (and end): those of its output, or of a window.
+Status ValidateChains(const Plan& plan, RowRange* spans);
+
+// Shapes and parameters of one op, and the memory that it touches. Adds its multiply-adds to *work.
+Status ValidateOp(const Plan& plan, const OpRec& op, RowRange span, double* work);
 
 // kConv and kLinear: the same for their packed weights.
-Status ValidatePacked(const Plan& plan, const OpRec& op, double* work);
+Status ValidatePacked(const Plan& plan, const OpRec& op, RowRange span, double* work);
 
 // The packed weights of a kConv or kLinear; the offsets inside of the blob are checked, what they
 // point to is not.

@@ -1,5 +1,6 @@
 // What makes an op sound: operands, shapes, parameters.
 #include <cmath>
+#include <vector>
 
 #include "kernels/pool/window.h"
 #include "plan/limits.h"
@@ -14,6 +15,7 @@ struct Operands {
   const OpRec& op;
   const TensorRec& in;  // the first input
   const TensorRec& out;
+  RowRange span;
 
   const TensorRec& input(uint32_t i) const { return plan.tensor(plan.index(op.inputs_off + i)); }
 };
@@ -134,7 +136,6 @@ Status CheckPixelShuffle(const Operands& o, double* work) {
 
 Status CheckPacked(const Operands& o, double* work) {
   if (o.op.residual != kNone) {
-    if (o.op.residual >= o.plan.header().n_tensors) return Status::kBadOffset;
     const TensorRec& residual = o.plan.tensor(o.op.residual);
     if (!SameDims(residual, o.out) || o.op.residual_after_act > 1) return Status::kBadValue;
     // The residual is added element by element, so it may be overwritten in place.
@@ -142,7 +143,7 @@ Status CheckPacked(const Operands& o, double* work) {
         SameView(residual, o.out) || Disjoint(ElementsOf(residual), ElementsOf(o.out));
     if (!apart) return Status::kBadValue;
   }
-  return ValidatePacked(o.plan, o.op, work);
+  return ValidatePacked(o.plan, o.op, o.span, work);
 }
 
 struct Rule {
@@ -179,20 +180,6 @@ bool ActivationIsSane(const OpRec& op, bool activates) {
   return op.act != static_cast<uint32_t>(ActKind::kLeakyRelu) || std::isfinite(lo);
 }
 
-// Ids and offsets of the record itself.
-Status CheckReferences(const Header& h, const Plan& plan, const OpRec& op) {
-  if (op.name_off > h.strings_size || op.name_len > h.strings_size - op.name_off)
-    return Status::kBadOffset;
-  if (op.name_len > kMaxName) return Status::kBadValue;
-  if (op.inputs_off > h.n_index || op.n_inputs > h.n_index - op.inputs_off)
-    return Status::kBadOffset;
-  if (op.output >= h.n_tensors) return Status::kBadOffset;
-  for (uint32_t i = 0; i < op.n_inputs; ++i) {
-    if (plan.index(op.inputs_off + i) >= h.n_tensors) return Status::kBadOffset;
-  }
-  return Status::kOk;
-}
-
 Status CheckMemory(const Operands& o, bool may_be_in_place) {
   const auto storage = static_cast<Storage>(o.out.storage);
   if (storage != Storage::kArena && storage != Storage::kOutput) return Status::kBadValue;
@@ -200,22 +187,36 @@ Status CheckMemory(const Operands& o, bool may_be_in_place) {
     if (may_be_in_place && SameView(o.input(i), o.out)) continue;
     if (!Disjoint(ElementsOf(o.input(i)), ElementsOf(o.out))) return Status::kBadValue;
   }
-  return ValidateWritten(o.out);
+  return ValidateWritten(Stored(o.out));
 }
 
 }  // namespace
 
-Status ValidateOp(const Plan& plan, const OpRec& op, double* work) {
+Status ValidateReferences(const Plan& plan, const OpRec& op) {
+  const Header& h = plan.header();
   if (op.op >= kRuleCount) return Status::kBadValue;
   const Rule& rule = kRules[op.op];
   if (op.n_inputs < rule.min_inputs || op.n_inputs > rule.max_inputs) return Status::kBadValue;
-  Status status = CheckReferences(plan.header(), plan, op);
-  if (status != Status::kOk) return status;
+  if (op.name_off > h.strings_size || op.name_len > h.strings_size - op.name_off)
+    return Status::kBadOffset;
+  if (op.name_len > kMaxName) return Status::kBadValue;
+  if (op.inputs_off > h.n_index || op.n_inputs > h.n_index - op.inputs_off)
+    return Status::kBadOffset;
+  if (op.output >= h.n_tensors) return Status::kBadOffset;
+  if (op.residual != kNone && op.residual >= h.n_tensors) return Status::kBadOffset;
+  for (uint32_t i = 0; i < op.n_inputs; ++i) {
+    if (plan.index(op.inputs_off + i) >= h.n_tensors) return Status::kBadOffset;
+  }
+  return Status::kOk;
+}
+
+Status ValidateOp(const Plan& plan, const OpRec& op, RowRange span, double* work) {
+  const Rule& rule = kRules[op.op];
   if (!ActivationIsSane(op, rule.activates)) return Status::kBadValue;
   if (op.residual != kNone && rule.check != CheckPacked) return Status::kBadValue;
   const Operands operands = {plan, op, plan.tensor(plan.index(op.inputs_off)),
-                             plan.tensor(op.output)};
-  status = CheckMemory(operands, rule.may_be_in_place);
+                             plan.tensor(op.output), span};
+  const Status status = CheckMemory(operands, rule.may_be_in_place);
   if (status != Status::kOk) return status;
   *work += Elements(operands.out) + HaloElements(operands.out);
   return rule.check(operands, work);
@@ -223,7 +224,9 @@ Status ValidateOp(const Plan& plan, const OpRec& op, double* work) {
 
 double PlanWork(const Plan& plan) {
   double work = 0;
-  for (uint32_t i = 0; i < plan.header().n_ops; ++i) ValidateOp(plan, plan.op(i), &work);
+  std::vector<RowRange> spans(plan.header().n_ops);
+  if (ValidateChains(plan, spans.data()) != Status::kOk) return 0;
+  for (uint32_t i = 0; i < plan.header().n_ops; ++i) ValidateOp(plan, plan.op(i), spans[i], &work);
   return work;
 }
 

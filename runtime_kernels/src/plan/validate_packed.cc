@@ -43,11 +43,12 @@ Status CheckFilters(const PackedView& packed) {
   return used == packed.n_filters ? Status::kOk : Status::kBadValue;
 }
 
-// What the entries read of every image: offsets from [low, high] for every output pixel.
-Range ReadsOf(const TensorRec& in, const TensorRec& out, int64_t low, int64_t high) {
+// What the entries read of every image: offsets from [low, high] for every output pixel, the rows
+// of which are `rows` of the input's memory.
+Range ReadsOf(const TensorRec& in, const TensorRec& out, RowRange rows, int64_t low, int64_t high) {
   Range reads = ElementsOf(in);
-  reads.begin += low;
-  reads.length = high - low + (out.dims[2] - 1) * in.stride[2] + out.dims[3];
+  reads.begin += low + rows.begin * in.stride[2];
+  reads.length = high - low + (rows.end - rows.begin - 1) * in.stride[2] + out.dims[3];
   return reads;
 }
 
@@ -93,7 +94,7 @@ Status ResolvePacked(const Plan& plan, const OpRec& op, PackedView* out) {
   return Status::kOk;
 }
 
-Status ValidatePacked(const Plan& plan, const OpRec& op, double* work) {
+Status ValidatePacked(const Plan& plan, const OpRec& op, RowRange span, double* work) {
   PackedView packed;
   Status status = ResolvePacked(plan, op, &packed);
   if (status == Status::kOk) status = CheckRows(packed);
@@ -111,13 +112,13 @@ Status ValidatePacked(const Plan& plan, const OpRec& op, double* work) {
     return is_conv ? CheckConvReads(plan, in, ElementsOf(in)) : Status::kOk;
   }
   const auto [low, high] = std::minmax_element(packed.offsets, packed.offsets + packed.n_entries);
-  const Range reads = ReadsOf(in, out, *low, *high);
+  const Range reads = ReadsOf(in, out, span, *low, *high);
   if (is_conv) {
     *work += (static_cast<double>(*high) - *low) / 16;  // lines that the schedule looks at
     status = CheckConvReads(plan, in, reads);
     if (status != Status::kOk) return status;
   } else {
-    if (*low < 0 || *high >= ImageSpan(in)) return Status::kBadOffset;
+    if (*low < 0 || *high >= ImageSpan(Stored(in))) return Status::kBadOffset;
   }
   return Disjoint(reads, ElementsOf(out)) ? Status::kOk : Status::kBadValue;
 }

@@ -53,9 +53,12 @@ Status ValidateTensor(const Plan& plan, const TensorRec& t) {
   for (int32_t halo : t.halo) {
     if (halo < 0 || halo > kMaxHalo || (halo != 0 && !in_arena)) return Status::kBadValue;
   }
+  const bool windowed = t.window != 0;
+  if (windowed && (!in_arena || t.window < 1 || t.window > t.dims[2] + t.halo[0] + t.halo[1]))
+    return Status::kBadValue;
   switch (static_cast<Storage>(t.storage)) {
     case Storage::kArena:
-      return CheckPlace(t, plan.header().arena_size);
+      return CheckPlace(Stored(t), plan.header().arena_size);
     case Storage::kInput:
     case Storage::kOutput:
       return CheckEnd(plan, t);

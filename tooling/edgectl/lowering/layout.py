@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from edgectl.lowering import ir
+from edgectl.lowering.chains import plan_chains
 from edgectl.lowering.geometry import Geometry, geometry, is_point
 from edgectl.lowering.pack import Packed, Taps, pack, recognise
 from edgectl.lowering.plan import (
@@ -56,7 +58,9 @@ def lower(graph: ir.Graph) -> tuple[bytes, list[LayerRecord]]:
     for node in graph.nodes:
         lowering.emit(node)
     lowering.finish()
-    return write(lowering.inputs, lowering.outputs, lowering.ops), lowering.layers
+    chains = plan_chains(lowering.ops)
+    lowering.pack()
+    return write(lowering.inputs, lowering.outputs, lowering.ops, chains), [make() for make in lowering.layers]
 
 
 class _Lowering:
@@ -64,7 +68,9 @@ class _Lowering:
         self.graph = graph
         self.uses = graph.uses()
         self.ops: list[Op] = []
-        self.layers: list[LayerRecord] = []
+        self.layers: list[Callable[[], LayerRecord]] = []  # known once weights are packed
+        self.unpacked: list[tuple[Op, Callable[[], Packed]]] = []
+        self.packed: dict[Op, Packed] = {}
         self.tensors: dict[ir.Value, Tensor] = {}
         self.copies: dict[tuple[ir.Value, object], Tensor] = {}
         self.geometries = {n: geometry(n) for n in graph.nodes if isinstance(n, ir.Conv) and not is_point(n)}
@@ -211,11 +217,17 @@ class _Lowering:
                 raise AssertionError(f"no lowering for {type(node).__name__}")
         self._record(node, ir.label(node))
 
-    def _record(self, node: ir.Node, op: str, **more: object) -> None:
-        shape = node.inputs[0].shape
-        self.layers.append(
-            LayerRecord(node.name, op, shape, node.output.shape, fused=list(node.fused), **more)  # type: ignore[arg-type]
-        )
+    def _record(
+        self, node: ir.Node, label: str, op: Op | None = None, weight: ir.FloatArray | None = None, uses: int = 0
+    ) -> None:
+        """Records a layer; `op` is the one that holds its weights, each used `uses` times."""
+
+        def make() -> LayerRecord:
+            figures = {} if op is None or weight is None else _figures(weight, self.packed[op], uses)
+            shape = node.inputs[0].shape
+            return LayerRecord(node.name, label, shape, node.output.shape, fused=list(node.fused), **figures)
+
+        self.layers.append(make)
 
     def _image_op(
         self, node: ir.Node, kind: OpKind, *, p: Sequence[int] = (), f: Sequence[float] = (), dims: Dims | None = None
@@ -271,17 +283,17 @@ class _Lowering:
             residual = self._dense(node.residual, (rows, outputs, 1, 1), node.name)
         target = self._result(node.output, (rows, outputs, 1, 1))
         taps = Taps(node.weight, np.arange(features, dtype=np.int32), np.arange(outputs, dtype=np.uint32))
-        packed = pack([taps], node.bias, over_filters=True)
-        self._weighted(node, OpKind.LINEAR, source, target, packed, residual)
-        self._record(node, "linear", **_figures(node.weight, packed, rows))
+        op = self._weighted(node, OpKind.LINEAR, source, target, residual, lambda: pack([taps], node.bias, over_filters=True))
+        self._record(node, "linear", op, node.weight, rows)
 
     def _conv(self, node: ir.Conv) -> None:
-        packed = self._point_conv(node) if is_point(node) else self._map_conv(node, self.geometries[node])
+        op = self._point_conv(node) if is_point(node) else self._map_conv(node, self.geometries[node])
         # a transposed convolution uses each weight once an input pixel, the others once an output pixel
         pixels = math.prod((node.inputs[0] if node.transposed else node.output).shape[2:]) * node.output.shape[0]
-        self._record(node, ir.label(node), **_figures(node.filters_first, packed, pixels))
+        op.macs = int(np.count_nonzero(node.weight)) * pixels
+        self._record(node, ir.label(node), op, node.filters_first, pixels)
 
-    def _point_conv(self, node: ir.Conv) -> Packed:
+    def _point_conv(self, node: ir.Conv) -> Op:
         source = self._image(node.inputs[0], node.name)
         _, _, height, width = source.dims
         filters, channels, kh, kw = node.weight.shape
@@ -297,12 +309,11 @@ class _Lowering:
             offsets = (planes[:, None] + spatial[None, :]).reshape(-1).astype(np.int32)
             rows = np.arange(g * per_group, (g + 1) * per_group)
             groups.append(Taps(weight[rows], offsets, rows.astype(np.uint32)))
-        packed = pack(groups, node.bias, over_filters=True)
         residual = None if node.residual is None else self._image(node.residual, node.name)
-        self._weighted(node, OpKind.LINEAR, source, self._result(node.output), packed, residual)
-        return packed
+        target = self._result(node.output)
+        return self._weighted(node, OpKind.LINEAR, source, target, residual, lambda: pack(groups, node.bias, over_filters=True))
 
-    def _map_conv(self, node: ir.Conv, shape: Geometry) -> Packed:
+    def _map_conv(self, node: ir.Conv, shape: Geometry) -> Op:
         r = shape.factor
         shuffled = shape.upsample and r > 1
         residual = None if node.residual is None else self._image(node.residual, node.name)
@@ -313,8 +324,8 @@ class _Lowering:
         else:
             source = self._haloed(node.inputs[0], shape.halo(*node.inputs[0].shape[2:]), node.name)
         bias = np.repeat(node.bias, r * r) if shuffled else node.bias
-        packed = pack(_groups(node, shape, source), bias)
-        self._weighted(node, OpKind.CONV, source, target, packed, residual)
+        op = self._weighted(node, OpKind.CONV, source, target, residual, lambda: pack(_groups(node, shape, source), bias))
+        op.reach = (min(shape.dy), max(shape.dy))
         if shuffled:
             self.ops.append(
                 Op(
@@ -325,7 +336,7 @@ class _Lowering:
                     p=(r, 0, 0),
                 )
             )
-        return packed
+        return op
 
     def _phases(self, node: ir.Conv, shape: Geometry, target: Tensor) -> Tensor:
         """The input split into phases, so that a strided convolution runs at stride 1."""
@@ -346,21 +357,28 @@ class _Lowering:
         kind: OpKind,
         source: Tensor,
         target: Tensor,
-        packed: Packed,
         residual: Tensor | None,
-    ) -> None:
-        self.ops.append(
-            Op(
-                kind=kind,
-                name=node.name,
-                inputs=[source],
-                output=target,
-                act=node.act,
-                residual=residual,
-                residual_after_act=node.residual_after_act,
-                blob=packed.blob,
-            )
+        weights: Callable[[], Packed],
+    ) -> Op:
+        """`weights` packs them once it is known where the tensors lie."""
+        op = Op(
+            kind=kind,
+            name=node.name,
+            inputs=[source],
+            output=target,
+            act=node.act,
+            residual=residual,
+            residual_after_act=node.residual_after_act,
         )
+        self.ops.append(op)
+        self.unpacked.append((op, weights))
+        return op
+
+    def pack(self) -> None:
+        """Packs all weights. Nothing may be moved after that."""
+        for op, weights in self.unpacked:
+            self.packed[op] = weights()
+            op.blob = self.packed[op].blob
 
 
 def _groups(node: ir.Conv, shape: Geometry, source: Tensor) -> list[Taps]:
@@ -383,7 +401,7 @@ def _groups(node: ir.Conv, shape: Geometry, source: Tensor) -> list[Taps]:
     return groups
 
 
-def _figures(weight: ir.FloatArray, packed: Packed, uses: int) -> dict[str, object]:
+def _figures(weight: ir.FloatArray, packed: Packed, uses: int) -> dict[str, Any]:
     nonzeros = int(np.count_nonzero(weight))
     return {
         "scheme": recognise(weight),

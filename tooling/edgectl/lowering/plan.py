@@ -11,13 +11,14 @@ from enum import IntEnum
 from edgectl.lowering.ir import IDENTITY, Activation
 
 MAGIC = b"EDGEPLAN"
-VERSION = 1
+VERSION = 2
 ALIGN = 64
 NONE = 0xFFFFFFFF
 
-_HEADER = struct.Struct("<8s6I9Q24x")
-_TENSOR = struct.Struct("<2I4i4i3qQ24x")
+_HEADER = struct.Struct("<8s6I10QI12x")
+_TENSOR = struct.Struct("<2I4i4i3qQi20x")
 _OP = struct.Struct("<2I2f7I12i4fI2Q32x")
+_CHAIN = struct.Struct("<4I")
 
 
 class Storage(IntEnum):
@@ -61,9 +62,12 @@ class Buffer:
     offset: int = -1
 
 
-@dataclass(eq=False, frozen=True)
+@dataclass(eq=False)
 class Tensor:
-    """A TensorRec. `start` is the element offset of (0, 0, 0, 0) in `buffer`; `data` the bytes of a constant."""
+    """A TensorRec. `start` is the element offset of (0, 0, 0, 0) in `buffer`; `data` the bytes of a constant.
+
+    Planning chains gives some tensors a `window`, and with it another stride and start.
+    """
 
     storage: Storage
     dims: Dims
@@ -73,6 +77,7 @@ class Tensor:
     buffer: Buffer | None = None
     start: int = 0
     data: bytes | None = None
+    window: int = 0
 
     @property
     def is_dense(self) -> bool:
@@ -82,7 +87,11 @@ class Tensor:
 
 @dataclass(eq=False, kw_only=True)
 class Op:
-    """An OpRec. `p` and `f` are the parameters that plan_format.h lists for its kind."""
+    """An OpRec. `p` and `f` are the parameters that plan_format.h lists for its kind.
+
+    `reach`: a convolution reads rows y + reach[0] to y + reach[1] of its input for row y of its output. `macs`: multiply-adds
+    with weights that are not zero.
+    """
 
     kind: OpKind
     name: str
@@ -94,6 +103,26 @@ class Op:
     p: Sequence[int] = ()
     f: Sequence[float] = ()
     blob: bytes = field(default=b"", repr=False)
+    reach: tuple[int, int] = (0, 0)
+    macs: int = 0
+
+    @property
+    def operands(self) -> list[Tensor]:
+        """What it reads, the residual included."""
+        return [*self.inputs, self.residual] if self.residual is not None else self.inputs
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A ChainRec: operations from `first` on run depth-first. bands[i][k]: (end, base) of operation first + k in band i."""
+
+    first: int
+    bands: list[list[tuple[int, int]]]
+
+    @property
+    def last(self) -> int:
+        """Its last operation."""
+        return self.first + len(self.bands[0]) - 1
 
 
 def dense_stride(dims: Dims) -> tuple[int, int, int]:
@@ -153,23 +182,30 @@ def plan_arena(buffers: Sequence[Buffer]) -> int:
     return _align(max((b.offset + b.size for b in buffers), default=0))
 
 
-def live_ranges(ops: Sequence[Op]) -> list[Buffer]:
-    """Sets first and last use of every buffer by the operations' order, and returns the buffers."""
+def live_ranges(ops: Sequence[Op], chains: Sequence[Chain] = ()) -> list[Buffer]:
+    """Sets first and last use of every buffer by the operations' order, and returns the buffers.
+
+    The operations of a chain take turns, so what one of them uses lives as long as the chain.
+    """
+    first, last = list(range(len(ops))), list(range(len(ops)))
+    for chain in chains:
+        for i in range(chain.first, chain.last + 1):
+            first[i], last[i] = chain.first, chain.last
     seen: dict[int, Buffer] = {}
     for i, op in enumerate(ops):
-        for tensor in [*op.inputs, op.output, *([op.residual] if op.residual else [])]:
+        for tensor in [*op.operands, op.output]:
             if tensor.buffer is None:
                 continue
             if id(tensor.buffer) not in seen:
                 seen[id(tensor.buffer)] = tensor.buffer
-                tensor.buffer.first = i
-            tensor.buffer.last = i
+                tensor.buffer.first = first[i]
+            tensor.buffer.last = last[i]
     return list(seen.values())
 
 
-def write(inputs: Sequence[Tensor], outputs: Sequence[Tensor], ops: Sequence[Op]) -> bytes:
+def write(inputs: Sequence[Tensor], outputs: Sequence[Tensor], ops: Sequence[Op], chains: Sequence[Chain] = ()) -> bytes:
     """The plan's bytes. Live ranges and arena offsets are planned here."""
-    arena_size = plan_arena(live_ranges(ops))
+    arena_size = plan_arena(live_ranges(ops, chains))
     tensors: dict[int, tuple[int, Tensor]] = {}
 
     def number(tensor: Tensor) -> int:
@@ -180,20 +216,26 @@ def write(inputs: Sequence[Tensor], outputs: Sequence[Tensor], ops: Sequence[Op]
     records = []
     for op in ops:
         records.append(_op_record(op, number, index, strings, data))
+    chain_bytes = b""
+    for chain in chains:
+        chain_bytes += _CHAIN.pack(chain.first, len(chain.bands[0]), len(chain.bands), len(index))
+        index += [value & 0xFFFFFFFF for band in chain.bands for pair in band for value in pair]
     tensor_bytes = b"".join(_tensor_record(tensor, data) for _, tensor in tensors.values())
     op_bytes = b"".join(records)
     index_bytes = struct.pack(f"<{len(index)}I", *index)
     tensors_off = _HEADER.size
     ops_off = tensors_off + len(tensor_bytes)
-    index_off = ops_off + len(op_bytes)
+    chains_off = ops_off + len(op_bytes)
+    index_off = chains_off + len(chain_bytes)
     strings_off = index_off + len(index_bytes)
     data_off = _align(strings_off + len(strings))
     total = data_off + len(data)
     header = _HEADER.pack(
         MAGIC, VERSION, len(tensors), len(ops), len(inputs), len(outputs), len(index), total,
         tensors_off, ops_off, index_off, strings_off, len(strings), data_off, len(data), arena_size,
+        chains_off, len(chains),
     )  # fmt: skip
-    body = header + tensor_bytes + op_bytes + index_bytes + bytes(strings)
+    body = header + tensor_bytes + op_bytes + chain_bytes + index_bytes + bytes(strings)
     return body + b"\0" * (data_off - len(body)) + bytes(data)
 
 
@@ -219,7 +261,7 @@ def _tensor_record(tensor: Tensor, data: bytearray) -> bytes:
         offset = tensor.buffer.offset + 4 * tensor.start
     elif tensor.data is not None:
         offset = _append(data, tensor.data)
-    return _TENSOR.pack(tensor.storage, tensor.io_index, *tensor.dims, *tensor.halo, *tensor.stride, offset)
+    return _TENSOR.pack(tensor.storage, tensor.io_index, *tensor.dims, *tensor.halo, *tensor.stride, offset, tensor.window)
 
 
 def _append(data: bytearray, piece: bytes) -> int:

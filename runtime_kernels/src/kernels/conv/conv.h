@@ -65,6 +65,13 @@ bool IsaSupported(Isa isa);  // compiled in and present on this CPU
 // avx512, neon) when it is supported.
 Isa ActiveIsa();
 
+// In which pieces a convolution is run (schedule.h). It depends on everything in `args` but the
+// addresses, and takes some microseconds to plan.
+struct ConvSchedule;
+ConvSchedule PlanConv(const ConvArgs& args, size_t threads, Isa isa);
+void Conv(const ConvArgs& args, const ConvSchedule& schedule, ThreadPool* pool, Isa isa);
+
+// Plans and runs.
 void Conv(const ConvArgs& args, ThreadPool* pool, Isa isa);
 void Linear(const LinearArgs& args, ThreadPool* pool, Isa isa);
 

@@ -145,6 +145,13 @@ void LinearBlocks(const LinearArgs& a, const LinearKernel& kernel, size_t begin,
   }
 }
 
+void RunConv(const ConvArgs& args, const ConvSchedule& schedule, ThreadPool* pool,
+             const ConvKernel& kernel) {
+  const ConvRun run(args, kernel, schedule);
+  pool->ParallelFor(static_cast<size_t>(schedule.strips * schedule.groups), 1,
+                    [&run](size_t begin, size_t end) { run.Tasks(begin, end); });
+}
+
 }  // namespace
 
 const char* IsaName(Isa isa) {
@@ -214,6 +221,14 @@ int BlockIndex(uint32_t block) {
   return index;
 }
 
+ConvSchedule PlanConv(const ConvArgs& args, size_t threads, Isa isa) {
+  return PlanConv(args, KernelsOf(isa).conv[BlockIndex(args.packed.block)], threads);
+}
+
+void Conv(const ConvArgs& args, const ConvSchedule& schedule, ThreadPool* pool, Isa isa) {
+  RunConv(args, schedule, pool, KernelsOf(isa).conv[BlockIndex(args.packed.block)]);
+}
+
 void Conv(const ConvArgs& args, ThreadPool* pool, Isa isa) { ConvWith(args, pool, KernelsOf(isa)); }
 
 void Linear(const LinearArgs& args, ThreadPool* pool, Isa isa) {
@@ -223,10 +238,7 @@ void Linear(const LinearArgs& args, ThreadPool* pool, Isa isa) {
 void ConvWith(const ConvArgs& args, ThreadPool* pool, const KernelTable& kernels) {
   if (args.n <= 0 || args.h <= 0 || args.w <= 0 || args.packed.n_blocks == 0) return;
   const ConvKernel& kernel = kernels.conv[BlockIndex(args.packed.block)];
-  const ConvSchedule schedule = PlanConv(args, kernel, pool->threads());
-  const ConvRun run(args, kernel, schedule);
-  pool->ParallelFor(static_cast<size_t>(schedule.strips * schedule.groups), 1,
-                    [&run](size_t begin, size_t end) { run.Tasks(begin, end); });
+  RunConv(args, PlanConv(args, kernel, pool->threads()), pool, kernel);
 }
 
 void LinearWith(const LinearArgs& args, ThreadPool* pool, const KernelTable& kernels) {
