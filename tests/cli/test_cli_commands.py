@@ -17,7 +17,8 @@ from edgectl.profile.report import LatencyReport
 
 from .conftest import PRUNED_LAYERS, Edgectl, Small, write_recipe
 
-COMMANDS = ["build", "push", "run", "bench", "devices", "history", "emulator start", "emulator stop", "emulator status"]
+COMMANDS = ["build", "push", "run", "bench", "compare", "devices", "history"]
+COMMANDS += ["emulator start", "emulator stop", "emulator status"]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS, "emulator"])

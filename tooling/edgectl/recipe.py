@@ -122,7 +122,7 @@ def load_model(recipe: Recipe) -> nn.Module:
     from torch import nn  # noqa: PLC0415
 
     spec = recipe.model
-    factory = _load_factory(recipe.beside(spec.file), spec.factory)
+    factory = load_function(recipe.beside(spec.file), spec.factory)
     try:
         model = factory(**spec.args)
     except Exception as error:
@@ -156,7 +156,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise UserError(f"The weights in {path} do not fit the model: {first}") from error
 
 
-def _load_factory(file: Path, name: str) -> Any:
+def load_function(file: Path, name: str) -> Any:
+    """Executes a user's Python file and returns a function of it.
+
+    Raises:
+        UserError: the file is missing or cannot be imported, or it has no such function.
+    """
     if not file.is_file():
         raise UserError(f"There is no model file at {file}.")
     spec = importlib.util.spec_from_file_location(f"edgectl_model_{file.stem}", file)

@@ -1,0 +1,141 @@
+"""Comparing runtimes: every one computes what PyTorch does, and a variant prunes the layers that it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from edgectl.errors import ToolError, UserError
+from edgectl.profile.compare import Comparison, compare, prune_rules
+from edgectl.profile.peers import PEERS
+
+NETWORK = """
+import torch
+from torch import nn
+
+def model():
+    body = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 1)]
+    return nn.Sequential(*body)
+
+def example_inputs():
+    return (torch.rand(1, 3, 24, 20),)
+"""
+"""Its weights and its input are others each time it is loaded: all rows must still compute the same."""
+PEERS_TO_TRY = [
+    pytest.param(name, marks=pytest.mark.skipif(not peer.installed(), reason=f"{name} is not installed"))
+    for name, peer in PEERS.items()
+    if name not in ("onnxruntime", "torch")
+]
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("network") / "small.py"
+    path.write_text(NETWORK)
+    return path
+
+
+@pytest.fixture(scope="module")
+def compared(network: Path) -> Comparison:
+    runtimes = ["torch", "edgectl", "onnxruntime", "executorch-xnnpack"]
+    return compare(network, runtimes=runtimes, variants=["block_punched@4"], runs=7)
+
+
+def test_each_runtime_has_a_row_and_ours_one_for_each_variant(compared: Comparison) -> None:
+    assert [(row.runtime, row.variant) for row in compared.rows] == [
+        ("edgectl", "dense"),
+        ("edgectl", "block_punched@4"),
+        ("executorch-xnnpack", "dense"),
+        ("onnxruntime", "dense"),
+        ("torch", "dense"),
+    ]
+    assert compared.warnings == []
+
+
+def test_each_row_has_all_its_runs_and_the_answer_of_pytorch(compared: Comparison) -> None:
+    for row in compared.rows:
+        assert row.latency.n == 7
+        assert 0 < row.latency.p10 <= row.latency.median <= row.latency.p90
+        assert row.max_rel_err < 1e-5
+
+
+def test_the_fastest_peer_is_not_one_of_our_rows(compared: Comparison) -> None:
+    assert compared.fastest_peer() == min(row.latency.median for row in compared.rows if row.runtime != "edgectl")
+
+
+@pytest.mark.parametrize("runtime", PEERS_TO_TRY)
+def test_a_peer_computes_what_pytorch_does(network: Path, runtime: str) -> None:
+    result = compare(network, runtimes=[runtime], runs=2)
+    assert [row.runtime for row in result.rows] == [runtime]
+    assert result.rows[0].max_rel_err < 1e-4
+
+
+def test_a_peer_that_cannot_convert_the_network_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "branching.py"
+    path.write_text(
+        NETWORK.replace("return nn.Sequential(*body)", "return Branching()")
+        + "class Branching(nn.Module):\n"
+        + "    def forward(self, x):\n"
+        + "        return x + 1 if float(x.sum()) > 0 else x - 1\n"
+    )
+    result = compare(path, runtimes=["executorch-xnnpack", "torch"], runs=1)
+    assert [row.runtime for row in result.rows] == ["torch"]
+    (warning,) = result.warnings
+    assert warning.startswith("executorch-xnnpack is left out: ")
+    with pytest.raises(ToolError, match="executorch-xnnpack is left out"):
+        compare(path, runtimes=["executorch-xnnpack"], runs=1)
+
+
+def test_a_runtime_that_is_not_installed_is_left_out_unless_it_is_named(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, peer in PEERS.items():
+        if name != "torch":
+            monkeypatch.setattr(peer, "needs", ("a_module_that_nobody_has",))
+    with pytest.raises(UserError, match=r"openvino is not installed: .*edgectl\[peers\]"):
+        compare(network, runtimes=["edgectl", "openvino"])
+    assert [row.runtime for row in compare(network, runs=1).rows] == ["edgectl", "executorch-xnnpack", "torch"]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("def model(): pass", "has no function `example_inputs`"),
+        (NETWORK.replace("(torch.rand(1, 3, 24, 20),)", "torch.rand(3)"), "a tuple of one tensor"),
+        (NETWORK.replace("(torch.rand(1, 3, 24, 20),)", "(torch.ones(3, dtype=int),)"), "float32"),
+        (NETWORK.replace("(torch.rand(1, 3, 24, 20),)", "1 / 0"), "division by zero"),
+        (NETWORK.replace("nn.Sequential(*body)", "body"), "must return a torch.nn.Module"),
+    ],
+    ids=["no inputs", "no tuple", "integers", "inputs fail", "no module"],
+)
+def test_a_python_file_that_is_not_as_it_must_be_is_refused(tmp_path: Path, body: str, words: str) -> None:
+    path = tmp_path / "wrong.py"
+    path.write_text(body)
+    with pytest.raises(UserError, match=words):
+        compare(path, runtimes=["torch"], runs=1)
+
+
+def layers() -> nn.Sequential:
+    convolutions = [nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 5)]
+    return nn.Sequential(*convolutions, nn.Linear(8, 8))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "match", "paths"),
+    [
+        ("block_punched", None, ["0", "2", "3"]),
+        ("pattern", None, ["0"]),
+        ("block_column", None, ["2", "4"]),
+        ("block_punched", "[14]", ["1", "4"]),
+        ("pattern", "*", ["0", "1"]),
+    ],
+)
+def test_a_variant_prunes_the_layers_that_its_scheme_fits(scheme: str, match: str | None, paths: list[str]) -> None:
+    torch.manual_seed(0)
+    assert [rule.match for rule in prune_rules(layers(), scheme, 2.0, match)] == paths  # type: ignore[arg-type]
+
+
+def test_a_variant_that_fits_no_layer_is_refused() -> None:
+    with pytest.raises(UserError, match="fits no layer"):
+        prune_rules(layers(), "pattern", 2.0, "3")

@@ -1,0 +1,83 @@
+"""`edgectl compare`: one network on our kernels and on every other runtime that is installed."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgectl.cli.options import JsonOption, ThreadsOption
+
+if TYPE_CHECKING:
+    from edgectl.profile.compare import Comparison
+
+
+def command(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A recipe, or a Python file with `model()` and `example_inputs()`.")
+    ],
+    *,
+    runtimes: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Which runtimes.", show_default="all that are installed")
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SCHEME@RATE[:GLOB]", help="Also run it pruned like this on our kernels; may be repeated."),
+    ] = None,
+    threads: ThreadsOption = 1,
+    runs: Annotated[int, typer.Option(min=1, help="Timed runs of each row.")] = 30,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a network on our kernels, dense and pruned, and on every other runtime installed here, side by side.
+
+    Example: edgectl compare models/wdsr_a/recipe.toml --variant block_punched@6 --threads 2
+    """
+    from edgectl.cli.console import progress
+
+    with progress() as say:
+        say("starting PyTorch", None)
+        from edgectl.profile.compare import compare
+
+        named = None if runtimes is None else [name.strip() for name in runtimes.split(",")]
+        result = compare(model, runtimes=named, variants=variant or (), threads=threads, runs=runs, progress=say)
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if as_json:
+        _print_json(result, model, threads)
+    else:
+        _print_table(result, model, threads)
+
+
+def _print_json(result: Comparison, model: Path, threads: int) -> None:
+    rows = [
+        {
+            "runtime": row.runtime,
+            "variant": row.variant,
+            "median_ms": row.latency.median,
+            "p10_ms": row.latency.p10,
+            "p90_ms": row.latency.p90,
+            "max_rel_err": row.max_rel_err if math.isfinite(row.max_rel_err) else None,
+        }
+        for row in result.rows
+    ]
+    print(json.dumps({"model": str(model), "threads": threads, "rows": rows}, indent=2))
+
+
+def _print_table(result: Comparison, model: Path, threads: int) -> None:
+    from edgectl.cli.console import milliseconds, output, table
+
+    fastest = result.fastest_peer()
+    rows = table("runtime", "variant", ">median", ">p10", ">p90", ">speed", ">max error")
+    for row in result.rows:
+        times = (row.latency.median, row.latency.p10, row.latency.p90)
+        speed = f"{fastest / row.latency.median:.2f}x" if fastest else ""
+        rows.add_row(row.runtime, row.variant, *map(milliseconds, times), speed, f"{row.max_rel_err:.1e}")
+    console = output()
+    console.print(f"{model} on this machine, {threads} thread{'s' * (threads > 1)}, in ms", style="bold", soft_wrap=True)
+    console.print(rows)
+    if fastest:
+        console.print("speed: times as fast as the fastest other runtime; max error: against PyTorch, same weights")

@@ -1,0 +1,94 @@
+"""What `compare` runs through the host harness: a network on our kernels, and on ExecuTorch with XNNPACK alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import edgectl
+from edgectl.artifact import Artifact, Manifest, TensorSpec, sha256
+from edgectl.device import HostDevice
+from edgectl.lowering import build, plan, quiet
+from edgectl.profile.peers import PeerFailure
+from edgectl.recipe import Recipe
+from edgectl.runner import Session
+
+XNNPACK = "executorch-xnnpack"
+
+
+class Hosted:
+    """An artifact in a host harness of its own under `folder`; each round is one process of the runner."""
+
+    def __init__(self, artifact: Artifact, example: torch.Tensor, threads: int, folder: Path) -> None:
+        device = HostDevice()
+        device.workdir = str(folder)  # nothing is left in the user's state
+        self._session = Session.open(artifact, device)
+        self._inputs = [example.numpy()]
+        self._threads = threads
+
+    def prepare(self) -> list[np.ndarray]:
+        """The outputs of a first run. Raises ToolError where the runner fails."""
+        return self._session.run(self._inputs, want_outputs=True, threads=self._threads)[1]
+
+    def round(self, warmup: int, runs: int) -> list[int]:
+        """Does `warmup` runs, then `runs` timed ones; their times in ns. Raises ToolError where the runner fails."""
+        reply, _ = self._session.run(self._inputs, warmup=warmup, runs=runs, threads=self._threads)
+        return reply.runs_ns
+
+    def close(self) -> None:
+        """Nothing runs between rounds."""
+
+
+def ours(recipe: Recipe, module: nn.Module, example: torch.Tensor, threads: int, folder: Path) -> Hosted:
+    """A network, its zeros read from its weights, on our kernels; `folder` is made.
+
+    Raises:
+        UserError: the network cannot be built.
+        ToolError: the runner cannot be built.
+    """
+    folder.mkdir(parents=True)
+    dense = recipe.model_copy(update={"prune": []})
+    return Hosted(build(dense, folder / "artifact", model=module).artifact, example, threads, folder / "host")
+
+
+def xnnpack(recipe: Recipe, module: nn.Module, example: torch.Tensor, threads: int, folder: Path) -> Hosted:
+    """A network on ExecuTorch's XNNPACK delegate and portable kernels, without ours; `folder` is made.
+
+    Raises:
+        PeerFailure: ExecuTorch cannot convert the network.
+        ToolError: the runner cannot be built.
+    """
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # noqa: PLC0415
+    from executorch.exir import to_edge_transform_and_lower  # noqa: PLC0415
+
+    artifact = folder / "artifact"
+    (artifact / "golden").mkdir(parents=True)
+    try:
+        with quiet(), torch.no_grad():
+            outputs = module(example)
+            program = torch.export.export(module, (example,))
+            edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+            (artifact / "model.pte").write_bytes(edge.to_executorch().buffer)
+    except Exception as error:
+        raise PeerFailure(next(iter(str(error).strip().splitlines()), type(error).__name__)) from error
+    outputs = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+    for kind, tensors in (("input", [example]), ("output", outputs)):
+        for i, tensor in enumerate(tensors):
+            np.save(artifact / f"golden/{kind}_{i}.npy", np.ascontiguousarray(tensor.numpy()))
+    manifest = Manifest(
+        edgectl=edgectl.__version__,
+        plan_version=plan.VERSION,
+        format="pte",
+        model="model.pte",
+        recipe=recipe.model_dump(mode="json"),
+        git_revision=None,
+        sha256={p.relative_to(artifact).as_posix(): sha256(p) for p in artifact.rglob("*") if p.is_file()},
+        inputs=[TensorSpec(shape=list(example.shape), dtype="float32")],
+        outputs=[TensorSpec(shape=list(output.shape), dtype="float32") for output in outputs],
+        layers=[],
+    )
+    (artifact / "manifest.json").write_text(manifest.model_dump_json(), encoding="utf-8")
+    return Hosted(Artifact.open(artifact), example, threads, folder / "host")
