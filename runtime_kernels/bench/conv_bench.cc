@@ -1,13 +1,15 @@
 // Convolutions and linear layers of real networks, dense and sparse: GFLOP/s on the weights that
-// are there, and the fraction of what this machine's FMA units can do. Names:
-// KERNEL/SHAPE/kept:1/K/block:B/threads:N. Set EDGE_ISA to choose the kernels.
+// are there, and the fraction of what this machine's FMA units can do at the same time. Names:
+// KERNEL/SHAPE/kept:1/K/block:B/threads:N. Runs a selection of about two minutes; with
+// --benchmark_filter=REGEX all that match. Set EDGE_ISA to choose the kernels.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "fma_peak.h"
@@ -24,18 +26,38 @@ struct Layer {
 };
 
 constexpr Layer kConvs[] = {
-    {"24->144 1x1 180x320", 24, 144, 1, 180, 320, false},
-    {"144->20 1x1 180x320", 144, 20, 1, 180, 320, false},
-    {"20->24 3x3 180x320", 20, 24, 3, 180, 320, false},
+    {"3->48 5x5 180x320", 3, 48, 5, 180, 320, false},
+    {"16->64 3x3 180x320", 16, 64, 3, 180, 320, false},
+    {"64->16 3x3 180x320", 64, 16, 3, 180, 320, false},
     {"64->64 3x3 180x320", 64, 64, 3, 180, 320, false},
+    {"24->144 1x1 180x320", 24, 144, 1, 180, 320, false},
+    {"144->24 1x1 180x320", 144, 24, 1, 180, 320, false},
+    {"64->64 3x3 496x432", 64, 64, 3, 496, 432, false},
     {"256->256 3x3 52x52", 256, 256, 3, 52, 52, false},
+    {"256->256 3x3 26x26", 256, 256, 3, 26, 26, false},
+    {"512->256 1x1 26x26", 512, 256, 1, 26, 26, false},
     {"512->512 3x3 13x13", 512, 512, 3, 13, 13, false},
+    {"1024->512 1x1 13x13", 1024, 512, 1, 13, 13, false},
+    {"512->512 3x3 7x7", 512, 512, 3, 7, 7, false},
+    {"960->160 1x1 7x7", 960, 160, 1, 7, 7, false},
     {"dw32 3x3 112x112", 32, 32, 3, 112, 112, true},
+    {"dw144 5x5 52x52", 144, 144, 5, 52, 52, true},
+    {"dw960 3x3 7x7", 960, 960, 3, 7, 7, true},
 };
 
 constexpr Layer kLinears[] = {
     {"linear 1280->1000", 1280, 1000, 1, 1, 1, false},
     {"linear 512->512 x16", 512, 512, 1, 16, 1, false},
+};
+
+struct Setting {
+  int rate, block, threads;
+
+  // Whether it runs unless asked for by name.
+  bool Usual() const {
+    if (threads > 1) return rate == 6 && block == 8;
+    return (rate == 1 || rate == 6) && (block == 1 || block == 8);
+  }
 };
 
 // A layer packed in blocks of `block` filters that keep 1 in `rate` of their entries, and memory to
@@ -131,73 +153,77 @@ class Workload {
   std::vector<float> weights_, bias_, in_, out_, linear_in_;
 };
 
-// The best of a few tenths of a second: other programs only ever make it slower.
-double MeasureFmaPeak(Isa isa) {
-  using Clock = std::chrono::steady_clock;
-  double best = 0;
-  for (int i = 0; i < 30; ++i) {
-    const auto start = Clock::now();
-    const double flops = RunFmas(isa, 200000);
-    const std::chrono::duration<double> seconds = Clock::now() - start;
-    best = std::max(best, flops / seconds.count());
-  }
-  return best;
+double Median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
 }
 
+// Takes turns with the peak: the fraction is the median over the turns, each against the bursts
+// right before and after it.
 template <class Body>
-void Measure(benchmark::State& state, double flops, double peak, int threads, const Body& body) {
+void Measure(benchmark::State& state, double flops, const FmaPeak* peak, const Body& body) {
+  constexpr double kTurnSeconds = 5e-4;
+  body();  // touch everything once
+  std::vector<double> fractions;
+  double before = peak->Measure(), seconds = 0;
+  int64_t runs = 0;
   for (auto _ : state) {
-    body();
-    benchmark::ClobberMemory();
+    const double once = peak->SecondsOf([&] {
+      body();
+      benchmark::ClobberMemory();
+    });
+    state.SetIterationTime(once);
+    seconds += once;
+    ++runs;
+    if (seconds < kTurnSeconds) continue;
+    const double after = peak->Measure();
+    fractions.push_back(static_cast<double>(runs) * flops / seconds / ((before + after) / 2));
+    before = after;
+    seconds = 0;
+    runs = 0;
   }
   using benchmark::Counter;
   state.counters["GFLOP/s"] = Counter(flops / 1e9, Counter::kIsIterationInvariantRate);
-  state.counters["of_peak"] = Counter(flops / (peak * threads), Counter::kIsIterationInvariantRate);
+  if (!fractions.empty()) state.counters["of_peak"] = Median(std::move(fractions));
 }
 
-std::string Name(const char* kernel, const Layer& layer, int rate, int block, int threads) {
-  return std::string(kernel) + "/" + layer.name + "/kept:1/" + std::to_string(rate) +
-         "/block:" + std::to_string(block) + "/threads:" + std::to_string(threads);
+std::string Name(const char* kernel, const Layer& layer, const Setting& s) {
+  return std::string(kernel) + "/" + layer.name + "/kept:1/" + std::to_string(s.rate) +
+         "/block:" + std::to_string(s.block) + "/threads:" + std::to_string(s.threads);
 }
 
-// One thread is measured in its CPU time, which other programs disturb less.
-template <class Body>
-void Register(const std::string& name, int threads, const Body& body) {
-  auto* bench = benchmark::RegisterBenchmark(name.c_str(), body);
-  if (threads > 1) bench->UseRealTime();
+void RegisterConv(const Layer& layer, const Setting& s, Isa isa, ThreadPool* pool,
+                  const FmaPeak* peak) {
+  if (layer.depthwise && (s.block > 1 || s.rate > 2)) return;
+  const char* kernel = KernelsOf(isa).conv[BlockIndex(static_cast<uint32_t>(s.block))].name;
+  const auto body = [=](benchmark::State& state) {
+    Workload work(layer, s.block, s.rate);
+    const ConvArgs args = work.Conv();
+    Measure(state, work.Flops(), peak, [&] { Conv(args, pool, isa); });
+  };
+  benchmark::RegisterBenchmark(Name(kernel, layer, s).c_str(), body)->UseManualTime();
 }
 
-void RegisterConvs(Isa isa, double peak, ThreadPool* pool) {
-  const int threads = static_cast<int>(pool->threads());
-  for (const Layer& layer : kConvs) {
-    for (int rate : {1, 4, 6}) {
-      for (int block : {1, 4, 8}) {
-        if (layer.depthwise && (block > 1 || rate > 1)) continue;
-        const char* kernel = KernelsOf(isa).conv[BlockIndex(block)].name;
-        const auto body = [=](benchmark::State& state) {
-          Workload work(layer, block, rate);
-          const ConvArgs args = work.Conv();
-          Measure(state, work.Flops(), peak, threads, [&] { Conv(args, pool, isa); });
-        };
-        Register(Name(kernel, layer, rate, block, threads), threads, body);
-      }
-    }
-  }
+void RegisterLinear(const Layer& layer, const Setting& s, Isa isa, ThreadPool* pool,
+                    const FmaPeak* peak) {
+  const char* kernel = KernelsOf(isa).linear[BlockIndex(static_cast<uint32_t>(s.block))].name;
+  const auto body = [=](benchmark::State& state) {
+    Workload work(layer, s.block, s.rate);
+    const LinearArgs args = work.Linear();
+    Measure(state, work.Flops(), peak, [&] { Linear(args, pool, isa); });
+  };
+  benchmark::RegisterBenchmark(Name(kernel, layer, s).c_str(), body)->UseManualTime();
 }
 
-void RegisterLinears(Isa isa, double peak, ThreadPool* pool) {
-  const int threads = static_cast<int>(pool->threads());
-  for (const Layer& layer : kLinears) {
-    for (int rate : {1, 4}) {
-      for (int block : {1, 2, 4, 8, 16}) {
-        const char* kernel = KernelsOf(isa).linear[BlockIndex(block)].name;
-        const auto body = [=](benchmark::State& state) {
-          Workload work(layer, block, rate);
-          const LinearArgs args = work.Linear();
-          Measure(state, work.Flops(), peak, threads, [&] { Linear(args, pool, isa); });
-        };
-        Register(Name(kernel, layer, rate, block, threads), threads, body);
-      }
+void RegisterAll(Isa isa, ThreadPool* pool, const FmaPeak* peak) {
+  const bool usual_only = benchmark::GetBenchmarkFilter().empty();
+  for (int rate : {1, 2, 4, 6, 8, 16}) {
+    for (int block : {1, 2, 4, 8, 16}) {
+      const Setting s{rate, block, static_cast<int>(pool->threads())};
+      if (usual_only && !s.Usual()) continue;
+      for (const Layer& layer : kConvs) RegisterConv(layer, s, isa, pool, peak);
+      for (const Layer& layer : kLinears) RegisterLinear(layer, s, isa, pool, peak);
     }
   }
 }
@@ -209,14 +235,14 @@ int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   const edge::Isa isa = edge::ActiveIsa();
-  const double peak = edge::MeasureFmaPeak(isa);
-  benchmark::AddCustomContext("isa", edge::IsaName(isa));
-  benchmark::AddCustomContext("fma_peak_gflops", std::to_string(peak / 1e9));
   edge::ThreadPool one(1), two(2);
-  for (edge::ThreadPool* pool : {&one, &two}) {
-    edge::RegisterConvs(isa, peak, pool);
-    edge::RegisterLinears(isa, peak, pool);
-  }
+  const edge::FmaPeak peak_of_one(isa, &one), peak_of_two(isa, &two);
+  double best = 0;
+  for (int i = 0; i < 500; ++i) best = std::max(best, peak_of_one.Measure());
+  benchmark::AddCustomContext("isa", edge::IsaName(isa));
+  benchmark::AddCustomContext("best_fma_peak_of_a_core_gflops", std::to_string(best / 1e9));
+  edge::RegisterAll(isa, &one, &peak_of_one);
+  edge::RegisterAll(isa, &two, &peak_of_two);
   benchmark::RunSpecifiedBenchmarks();
   return 0;
 }

@@ -1,7 +1,11 @@
 // The most float operations a core can do: independent multiply-adds on registers.
 #pragma once
+#include <time.h>
+
+#include <cstddef>
 #include <cstdint>
 
+#include "edge/thread_pool.h"
 #include "kernels/conv/conv.h"
 
 #if defined(__x86_64__)
@@ -68,5 +72,47 @@ inline double RunFmas(Isa isa, int64_t rounds) {
   }
   return 2.0 * static_cast<double>(rounds);
 }
+
+// Measures the peak of all threads of a pool in bursts of about 0.2 ms, short enough to take turns
+// with what is compared to it: on a machine shared with others the peak changes by the second.
+class FmaPeak {
+ public:
+  FmaPeak(Isa isa, ThreadPool* pool) : isa_(isa), pool_(pool), pieces_(8 * pool->threads()) {
+    while (SecondsOf([this] { Burst(); }) < 2e-4) rounds_ *= 2;
+  }
+
+  // One thread is measured in its CPU time, which other programs disturb less; several on the wall.
+  template <class Body>
+  double SecondsOf(const Body& body) const {
+    const double start = Now();
+    body();
+    return Now() - start;
+  }
+
+  // Float operations a second.
+  double Measure() const {
+    const double flops =
+        RunFmas(isa_, 1) * static_cast<double>(rounds_) * static_cast<double>(pieces_);
+    return flops / SecondsOf([this] { Burst(); });
+  }
+
+ private:
+  double Now() const {
+    timespec now;
+    clock_gettime(pool_->threads() == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &now);
+    return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+  }
+
+  void Burst() const {
+    pool_->ParallelFor(pieces_, 1, [this](size_t begin, size_t end) {
+      for (size_t i = begin; i < end; ++i) RunFmas(isa_, rounds_);
+    });
+  }
+
+  const Isa isa_;
+  ThreadPool* const pool_;
+  const size_t pieces_;
+  int64_t rounds_ = 64;  // of a piece
+};
 
 }  // namespace edge
