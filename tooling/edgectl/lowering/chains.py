@@ -55,9 +55,9 @@ def plan_chains(ops: Sequence[Op]) -> list[Chain]:
             at -= 1
             continue
         whole = _banded(ops, uses, chosen.first, at - 1, chosen.rows, sampled=False)
-        assert whole is not None
-        whole.apply()
-        chains.append(Chain(whole.first, whole.bands))
+        if whole is not None:  # its first bands fit, and the last ones too
+            whole.apply()
+            chains.append(Chain(whole.first, whole.bands))
         at = chosen.first
     return chains[::-1]
 
