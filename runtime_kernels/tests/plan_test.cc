@@ -243,6 +243,23 @@ TEST(Plan, RefusesALinearLayerThatLeavesPixelsUnwritten) {
   }
 }
 
+// The kernels take an unused lane for a second copy of the block's first.
+TEST(Plan, RefusesAnUnusedLaneBeforeAUsedOne) {
+  PlanBuilder plan;
+  plan.Packed(OpKind::kLinear, plan.Input({1, 3, 1, 1}), plan.Output({1, 3, 1, 1}),
+              {{3, 3, 1, 1}, std::vector<float>(9, 1.0f), std::vector<float>(3, 1.0f)});
+  PlanBytes bytes = plan.Finish();
+  ASSERT_EQ(Load(bytes), Status::kOk);
+  uint8_t* blob = bytes.blob(0);
+  auto* filters =
+      reinterpret_cast<uint32_t*>(blob + reinterpret_cast<const PackedHeader*>(blob)->filters_off);
+  for (int lane : {2, 1, 0}) {
+    ASSERT_EQ(filters[lane + 1], kNone);
+    std::swap(filters[lane], filters[lane + 1]);
+    EXPECT_EQ(Load(bytes), Status::kBadValue) << lane;
+  }
+}
+
 TEST(Plan, RefusesNamesThatAreNoNames) {
   for (uint32_t length : {kMaxName, kMaxName + 1}) {
     PlanBuilder plan;

@@ -173,7 +173,7 @@ struct PackedHeader {  // 64 bytes, at OpRec::data_off; the offsets below are fr
   uint32_t n_entries;    // of all blocks together
   uint32_t n_filters;    // output channels; every one appears exactly once in `filters`
   uint64_t row_ptr_off;  // u32[n_blocks + 1]: block i owns entries [row_ptr[i], row_ptr[i + 1])
-  uint64_t filters_off;  // u32[n_blocks * B]: output channel of every lane; kNone: an unused lane
+  uint64_t filters_off;  // u32[n_blocks * B]: output channel of every lane; kNone: unused, last
   uint64_t offsets_off;  // i32[n_entries]: input offsets in elements
   uint64_t weights_off;  // f32[n_entries * B]: B weights an entry
   uint64_t bias_off;     // f32[n_blocks * B]

@@ -27,7 +27,7 @@ Status CheckRows(const PackedView& packed) {
   return Status::kOk;
 }
 
-// Every output channel belongs to exactly one lane.
+// Every output channel belongs to exactly one lane; the unused lanes of a block come last.
 Status CheckFilters(const PackedView& packed) {
   const uint64_t lanes = uint64_t{packed.n_blocks} * packed.block;
   std::unique_ptr<bool[]> seen(new (std::nothrow) bool[packed.n_filters]());
@@ -37,6 +37,7 @@ Status CheckFilters(const PackedView& packed) {
     const uint32_t filter = packed.filters[i];
     if (filter == kNone) continue;
     if (filter >= packed.n_filters || seen[filter]) return Status::kBadValue;
+    if (i % packed.block != 0 && packed.filters[i - 1] == kNone) return Status::kBadValue;
     seen[filter] = true;
     ++used;
   }

@@ -63,9 +63,18 @@ class ConvRun {
       job.first_pass = pass == 0;
       job.last_pass = pass + 1 == passes;
       for (int64_t unit = first; unit < last; ++unit) {
+        if (pass == 0) FetchNext(job.in, unit, units);
         if (sums != nullptr) job.sums = sums + (unit - first) * UnitSums();
         Unit(unit, pass, &job);
       }
+    }
+  }
+
+  // Each unit fetches its share of what the next strip reads.
+  void FetchNext(const float* in, int64_t unit, int64_t units) const {
+    const auto n = static_cast<int64_t>(s_.next_lines.size());
+    for (int64_t i = n * unit / units; i < n * (unit + 1) / units; ++i) {
+      __builtin_prefetch(in + s_.next_lines[i], 0, 2);
     }
   }
 
@@ -100,10 +109,7 @@ class ConvRun {
     const uint32_t* range =
         job->sums == nullptr ? p.row_ptr + block : &s_.pass_ptr[block * s_.passes + pass];
     job->filters = p.filters + block * p.block + lane;
-    if (std::all_of(job->filters, job->filters + kernel_.lanes,
-                    [](uint32_t f) { return f == kNone; })) {
-      return;
-    }
+    if (job->filters[0] == kNone) return;
     if (range[0] == range[1] && !job->first_pass && !job->last_pass) return;
     job->offsets = p.offsets + range[0];
     job->n_entries = range[1] - range[0];

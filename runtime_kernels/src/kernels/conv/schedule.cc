@@ -6,7 +6,7 @@
 namespace edge {
 namespace {
 
-constexpr int64_t kL1Lines = 320;               // of 512: what the input of a pass may take there
+constexpr int64_t kPassLines = 600;  // of the input: a little more than L1 has, less is not faster
 constexpr int64_t kL2Bytes = 256 * 1024;        // half of a common L2
 constexpr int64_t kLine = 64 / sizeof(float);   // elements
 constexpr int64_t kMaxSums = int64_t{1} << 24;  // floats a thread may put away between passes
@@ -87,14 +87,14 @@ struct Cut {
 // and to put away its sums.
 Cut ChooseCut(const Footprint& footprint, const PackedView& p, int64_t units, int64_t tile,
               int64_t plane) {
-  constexpr double kPassCycles = 50, kL3BytesACycle = 6, kL3LineCycles = 12, kNewRunCycles = 25;
+  constexpr double kPassCycles = 100, kL3BytesACycle = 6, kL3LineCycles = 12, kNewRunCycles = 25;
   const double entries = static_cast<double>(p.n_entries) / p.n_blocks;
   const int64_t weight_bytes = int64_t{p.n_entries} * (p.block + 1) * 4;
   Cut best;
   double least = 0;
   for (int64_t tiles = 1; tiles <= 16 && (tiles == 1 || (tiles - 1) * tile < plane); ++tiles) {
     const int64_t lines = footprint.Lines((tiles - 1) * tile);
-    const int64_t passes = std::max<int64_t>(1, DivUp(lines, kL1Lines));
+    const int64_t passes = std::max<int64_t>(1, DivUp(lines, kPassLines));
     const double runs = static_cast<double>(footprint.runs.size());
     double cycles = kPassCycles * static_cast<double>(passes);
     cycles += (static_cast<double>(lines) * kL3LineCycles + runs * kNewRunCycles) /
@@ -125,6 +125,26 @@ std::vector<int64_t> PassStarts(const Footprint& footprint, int64_t more_pixels,
     lines += DivUp(more_pixels, kLine);
   }
   return starts;
+}
+
+// The lines of the next strip, counted from this one, that no strip before has read: those whose
+// neighbour a row below is not read. The rest is as near as the second-level cache allows already.
+std::vector<int32_t> NewLines(const Footprint& footprint, int64_t strip, int64_t row) {
+  std::vector<int32_t> lines;
+  for (const auto& run : footprint.runs) {
+    const int64_t last = run.second + DivUp(strip, kLine);
+    for (int64_t line = run.first; line <= last; ++line) {
+      const int64_t below = line + row / kLine;
+      const auto after = std::upper_bound(
+          footprint.runs.begin(), footprint.runs.end(), below,
+          [](int64_t value, const std::pair<int64_t, int64_t>& r) { return value < r.first; });
+      if (row > strip && after != footprint.runs.begin() &&
+          std::prev(after)->second + strip / kLine >= below)
+        continue;
+      lines.push_back(static_cast<int32_t>(footprint.base + line * kLine + strip));
+    }
+  }
+  return lines;
 }
 
 // A list that is not sorted by offset is cut somewhere else, which costs time, not correctness.
@@ -172,12 +192,15 @@ ConvSchedule PlanConv(const ConvArgs& a, const ConvKernel& kernel, size_t thread
       CutEntries(p, PassStarts(footprint, (cut.tiles - 1) * kernel.tile, cut.passes), &s);
     }
   }
-  // As even as whole vectors allow.
+  // As even as whole tiles allow.
   s.strip_cols = s.cols;
   if (strip < s.cols) {
     const int64_t even = DivUp(s.cols, DivUp(s.cols, strip));
-    s.strip_cols =
-        static_cast<int32_t>(std::min<int64_t>(s.cols, DivUp(even, kernel.vector) * kernel.vector));
+    const int64_t whole = DivUp(even, kernel.tile) * kernel.tile;
+    s.strip_cols = static_cast<int32_t>(std::min<int64_t>(s.cols, whole));
+  }
+  if (footprint.Lines(plane) * kLine * 4 > 2 * kL2Bytes && s.strip_cols < s.cols) {
+    s.next_lines = NewLines(footprint, s.strip_cols, a.in_h);
   }
   s.strip_rows = static_cast<int32_t>(std::clamp<int64_t>(strip / s.strip_cols, 1, s.rows));
   s.strips = int64_t{a.n} * DivUp(s.rows, s.strip_rows) * DivUp(s.cols, s.strip_cols);

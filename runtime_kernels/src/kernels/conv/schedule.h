@@ -23,6 +23,9 @@ struct ConvSchedule {
   // Block b runs entries [pass_ptr[b * passes + i], pass_ptr[b * passes + i + 1]) in pass i. Empty
   // with a single pass.
   std::vector<uint32_t> pass_ptr;
+  // Elements, counted from a strip's first pixel, whose cache lines the next strip will bring from
+  // memory: fetched while this one is computed. Empty where the input is small.
+  std::vector<int32_t> next_lines;
 };
 
 ConvSchedule PlanConv(const ConvArgs& args, const ConvKernel& kernel, size_t threads);
