@@ -37,6 +37,8 @@ enum class OpKind : uint32_t {
                            // area_pixel_compute_source_index)
   kPixelShuffle = 12,      // p: r, crop_top, crop_left
   kSoftmax = 13,           // over dim 1 of (n, c, h, w)
+  kWinogradIn = 14,        // p: m, pad_top, pad_left
+  kWinogradOut = 15,       // p: m
 };
 
 // y = act(x). kClamp covers relu (0, inf) and relu6 (0, 6).
@@ -84,7 +86,7 @@ constexpr uint64_t kArenaSlack = 1024;
 // (stride[2] >= w + max(left, right)). Whatever op writes the tensor leaves its halo zero.
 // The columns between the rows of an arena tensor belong to it: what is not halo there may hold
 // anything. An op does not write over what it reads, but kUnary, kAdd, kMul (an operand) and kConv,
-// kLinear (the residual) may when both are the same view.
+// kLinear, kWinogradOut (the residual) may when both are the same view.
 // With a window, only that many rows of every plane are in memory at a time, the halo's rows among
 // them: `offset` is where the lowest of them begins, and which row that is, the chain says that the
 // tensor belongs to (it is written and read in no other place).
@@ -103,14 +105,15 @@ static_assert(sizeof(TensorRec) == 96);
 
 struct OpRec {         // 160 bytes
   uint32_t op;         // OpKind
-  uint32_t act;        // ActKind, applied to the result of kConv, kLinear, kUnary, kAdd, kMul
+  uint32_t act;        // ActKind, applied to the result of kConv, kLinear, kUnary, kAdd, kMul,
+                       // kWinogradOut
   float act_param[2];  // clamp: lo, hi; leaky relu: slope
   uint32_t name_off;   // into the strings: the PyTorch module path, not terminated
   uint32_t name_len;
   uint32_t inputs_off;  // first entry in the index table
   uint32_t n_inputs;
   uint32_t output;    // tensor id
-  uint32_t residual;  // tensor id with the output's dims, or kNone; kConv and kLinear only
+  uint32_t residual;  // tensor id with the output's dims, or kNone; kConv, kLinear, kWinogradOut
   uint32_t residual_after_act;  // 0: y = act(conv + r); 1: y = act(conv) + r
   int32_t p[12];
   float f[4];
@@ -132,7 +135,8 @@ static_assert(sizeof(OpRec) == 160);
 //              // there on that were computed before are kept. -halo[0] in the first band.
 //
 // The last band ends all outputs at their last rows. kCopy, kConv, kUnary, kAdd, kMul, kConcat
-// (axis 1), kMaxPool and kPixelShuffle (not cropped at the top) can be part of a chain.
+// (axis 1), kMaxPool, kPixelShuffle (not cropped at the top), kWinogradIn and kWinogradOut can be
+// part of a chain.
 struct ChainRec {  // 16 bytes
   uint32_t first_op;
   uint32_t n_ops;
@@ -154,6 +158,17 @@ static_assert(sizeof(ChainRec) == 16);
 //   out[c][y][x] = in[c * r * r + ((y + ct) % r) * r + (x + cl) % r][(y + ct) / r][(x + cl) / r].
 //
 // A transposed convolution with stride r is a convolution with r * r times the filters, then this.
+//
+// kWinogradIn and kWinogradOut: a 3x3 convolution with stride 1 as F(m x m, 3 x 3) (Winograd, 1980;
+// Lavin and Gray, 2015), m = 2 or 4, a = m + 2. The output is cut into tiles of m x m pixels, each
+// computed from a patch d of a x a inputs that begins at row y * m - pad_top, column x * m -
+// pad_left, zero outside of the input. With B and A for the points 0, 1, -1 (, 2, -2), infinity:
+//
+//   kWinogradIn:   out[k * c + channel][y][x] = (B^T d B)[k / a][k % a] of tile (y, x), k < a * a,
+//   kWinogradOut:  the tile's pixels = act(A^T t A (+ r)), t[k / a][k % a] = in[k * c +
+//   channel][y][x].
+//
+// Between them a kConv over 1x1 kernels with a * a groups multiplies.
 //
 // kConv, with the sum over the entries e of f's block:
 //

@@ -37,9 +37,11 @@ constexpr OpFunction kOpFunctions[] = {
     RunUpsampleBilinear,
     RunPixelShuffle,
     RunSoftmax,
+    RunWinogradIn,
+    RunWinogradOut,
 };
 static_assert(sizeof(kOpFunctions) / sizeof(kOpFunctions[0]) ==
-              static_cast<size_t>(OpKind::kSoftmax) + 1);
+              static_cast<size_t>(OpKind::kWinogradOut) + 1);
 
 // Rows of a tensor, of whose memory the first is row `base`.
 template <typename T>
@@ -55,11 +57,6 @@ BasicView<T> ViewOf(const TensorRec& t, T* memory, int64_t base, RowRange rows) 
 }
 
 RowRange AllRows(const TensorRec& t) { return {0, t.dims[2]}; }
-
-Epilogue EpilogueOf(const OpRec& op) {
-  return {static_cast<ActKind>(op.act), op.act_param[0], op.act_param[1],
-          op.residual_after_act != 0};
-}
 
 }  // namespace
 
@@ -119,7 +116,7 @@ Status Executor::Impl::Allocate() {
   allocation = bytes <= SIZE_MAX ? std::calloc(1, static_cast<size_t>(bytes)) : nullptr;
   uint32_t most = 0;
   for (uint32_t i = 0; i < plan.header().n_ops; ++i) most = std::max(most, plan.op(i).n_inputs);
-  operands.reset(new (std::nothrow) ConstView[most]);
+  operands.reset(new (std::nothrow) ConstView[most + 1]);  // and a residual
   bases.reset(new (std::nothrow) int64_t[plan.header().n_tensors]());
   if (allocation == nullptr || operands == nullptr || bases == nullptr) return Status::kOutOfMemory;
   const uintptr_t start = reinterpret_cast<uintptr_t>(allocation) + kArenaSlack;
@@ -199,6 +196,7 @@ void Executor::Impl::RunOp(uint32_t index, RowRange rows) {
   const TensorRec& t = plan.tensor(op.output);
   const View out = Output(op.output, rows);
   const auto kind = static_cast<OpKind>(op.op);
+  if (op.residual != kNone) operands[op.n_inputs] = Input(op.residual, rows);
   if (kind == OpKind::kConv) {
     RunConv(index, rows, out);
   } else if (kind == OpKind::kLinear) {

@@ -135,42 +135,67 @@ Status CheckPixelShuffle(const Operands& o, double* work) {
 }
 
 Status CheckPacked(const Operands& o, double* work) {
-  if (o.op.residual != kNone) {
-    const TensorRec& residual = o.plan.tensor(o.op.residual);
-    if (!SameDims(residual, o.out) || o.op.residual_after_act > 1) return Status::kBadValue;
-    // The residual is added element by element, so it may be overwritten in place.
-    const bool apart =
-        SameView(residual, o.out) || Disjoint(ElementsOf(residual), ElementsOf(o.out));
-    if (!apart) return Status::kBadValue;
-  }
   return ValidatePacked(o.plan, o.op, o.span, work);
+}
+
+int64_t Tiles(int64_t pixels, int64_t m) { return (pixels + m - 1) / m; }
+
+// Patches may lie outside of the input as a whole.
+Status CheckWinogradIn(const Operands& o, double* work) {
+  const int64_t m = o.op.p[0], patch = m + 2;
+  if ((m != 2 && m != 4) || !Within(o.op.p[1], -kMaxDim, kMaxDim) ||
+      !Within(o.op.p[2], -kMaxDim, kMaxDim)) {
+    return Status::kBadValue;
+  }
+  *work += Elements(o.out) * static_cast<double>(patch);
+  return Require(o.in.dims[0] == o.out.dims[0] && o.out.dims[1] == o.in.dims[1] * patch * patch);
+}
+
+Status CheckWinogradOut(const Operands& o, double* work) {
+  const int64_t m = o.op.p[0], patch = m + 2;
+  if (m != 2 && m != 4) return Status::kBadValue;
+  *work += Elements(o.in) * static_cast<double>(patch);
+  return Require(o.in.dims[0] == o.out.dims[0] && o.in.dims[1] == o.out.dims[1] * patch * patch &&
+                 o.in.dims[2] == Tiles(o.out.dims[2], m) &&
+                 o.in.dims[3] == Tiles(o.out.dims[3], m));
+}
+
+// It is added element by element, so it may be overwritten in place.
+Status CheckResidual(const Operands& o) {
+  if (o.op.residual == kNone) return Status::kOk;
+  const TensorRec& residual = o.plan.tensor(o.op.residual);
+  return Require(SameDims(residual, o.out) && o.op.residual_after_act <= 1 &&
+                 (SameView(residual, o.out) || Disjoint(ElementsOf(residual), ElementsOf(o.out))));
 }
 
 struct Rule {
   uint32_t min_inputs, max_inputs;
   bool activates;  // act means something
   bool may_be_in_place;
+  bool adds;  // a residual, if there is one
   Status (*check)(const Operands& operands, double* work);
 };
 
 constexpr Rule kRules[] = {
-    {1, 1, false, false, CheckCopy},
-    {1, 1, true, false, CheckPacked},
-    {1, 1, true, false, CheckPacked},
-    {1, 1, true, true, CheckSameDims},   // kUnary
-    {2, 2, true, true, CheckBroadcast},  // kAdd
-    {2, 2, true, true, CheckBroadcast},  // kMul
-    {1, kMaxOperands, false, false, CheckConcat},
-    {1, 1, false, false, CheckMaxPool},
-    {1, 1, false, false, CheckAvgPool},
-    {1, 1, false, false, CheckAdaptiveAvgPool},
-    {1, 1, false, false, CheckUpsample},
-    {1, 1, false, false, CheckUpsample},
-    {1, 1, false, false, CheckPixelShuffle},
-    {1, 1, false, false, CheckSameDims},  // kSoftmax
+    {1, 1, false, false, false, CheckCopy},
+    {1, 1, true, false, true, CheckPacked},
+    {1, 1, true, false, true, CheckPacked},
+    {1, 1, true, true, false, CheckSameDims},   // kUnary
+    {2, 2, true, true, false, CheckBroadcast},  // kAdd
+    {2, 2, true, true, false, CheckBroadcast},  // kMul
+    {1, kMaxOperands, false, false, false, CheckConcat},
+    {1, 1, false, false, false, CheckMaxPool},
+    {1, 1, false, false, false, CheckAvgPool},
+    {1, 1, false, false, false, CheckAdaptiveAvgPool},
+    {1, 1, false, false, false, CheckUpsample},
+    {1, 1, false, false, false, CheckUpsample},
+    {1, 1, false, false, false, CheckPixelShuffle},
+    {1, 1, false, false, false, CheckSameDims},  // kSoftmax
+    {1, 1, false, false, false, CheckWinogradIn},
+    {1, 1, true, false, true, CheckWinogradOut},
 };
 constexpr uint32_t kRuleCount = sizeof(kRules) / sizeof(kRules[0]);
-static_assert(kRuleCount == static_cast<uint32_t>(OpKind::kSoftmax) + 1);
+static_assert(kRuleCount == static_cast<uint32_t>(OpKind::kWinogradOut) + 1);
 
 bool ActivationIsSane(const OpRec& op, bool activates) {
   const float lo = op.act_param[0], hi = op.act_param[1];
@@ -213,10 +238,11 @@ Status ValidateReferences(const Plan& plan, const OpRec& op) {
 Status ValidateOp(const Plan& plan, const OpRec& op, RowRange span, double* work) {
   const Rule& rule = kRules[op.op];
   if (!ActivationIsSane(op, rule.activates)) return Status::kBadValue;
-  if (op.residual != kNone && rule.check != CheckPacked) return Status::kBadValue;
+  if (op.residual != kNone && !rule.adds) return Status::kBadValue;
   const Operands operands = {plan, op, plan.tensor(plan.index(op.inputs_off)),
                              plan.tensor(op.output), span};
-  const Status status = CheckMemory(operands, rule.may_be_in_place);
+  Status status = CheckMemory(operands, rule.may_be_in_place);
+  if (status == Status::kOk) status = CheckResidual(operands);
   if (status != Status::kOk) return status;
   *work += Elements(operands.out) + HaloElements(operands.out);
   return rule.check(operands, work);

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgectl.lowering import ir
+from edgectl.lowering import ir, winograd
 from edgectl.lowering.chains import plan_chains
 from edgectl.lowering.geometry import Geometry, geometry, is_point
 from edgectl.lowering.pack import Packed, Taps, pack, recognise
@@ -73,7 +73,9 @@ class _Lowering:
         self.packed: dict[Op, Packed] = {}
         self.tensors: dict[ir.Value, Tensor] = {}
         self.copies: dict[tuple[ir.Value, object], Tensor] = {}
-        self.geometries = {n: geometry(n) for n in graph.nodes if isinstance(n, ir.Conv) and not is_point(n)}
+        convs = [node for node in graph.nodes if isinstance(node, ir.Conv) and not is_point(node)]
+        self.tiles = {node: m for node in convs if (m := winograd.tile(node))}
+        self.geometries = {node: geometry(node) for node in convs if node not in self.tiles}
         self.halos: dict[ir.Value, Dims] = {}
         self.gaps: dict[tuple[int, ...], int] = {}
         self._plan_halos()
@@ -287,10 +289,13 @@ class _Lowering:
         self._record(node, "linear", op, node.weight, rows)
 
     def _conv(self, node: ir.Conv) -> None:
-        op = self._point_conv(node) if is_point(node) else self._map_conv(node, self.geometries[node])
         # a transposed convolution uses each weight once an input pixel, the others once an output pixel
         pixels = math.prod((node.inputs[0] if node.transposed else node.output).shape[2:]) * node.output.shape[0]
-        op.macs = int(np.count_nonzero(node.weight)) * pixels
+        if node in self.tiles:
+            op = self._winograd_conv(node, self.tiles[node])
+        else:
+            op = self._point_conv(node) if is_point(node) else self._map_conv(node, self.geometries[node])
+            op.macs, op.groups = int(np.count_nonzero(node.weight)) * pixels, node.groups
         self._record(node, ir.label(node), op, node.filters_first, pixels)
 
     def _point_conv(self, node: ir.Conv) -> Op:
@@ -337,6 +342,33 @@ class _Lowering:
                 )
             )
         return op
+
+    def _winograd_conv(self, node: ir.Conv, m: int) -> Op:
+        source = self._image(node.inputs[0], node.name)
+        residual = None if node.residual is None else self._image(node.residual, node.name)
+        n, filters, height, width = four_dims(node.output.shape)
+        channels, size = source.dims[1], (m + 2) ** 2
+        grid = (-(-height // m), -(-width // m))
+        patches, tiles = self._arena((n, size * channels, *grid)), self._arena((n, size * filters, *grid))
+        target = self._result(node.output)
+        before = Op(
+            kind=OpKind.WINOGRAD_IN, name=node.name, inputs=[source], output=patches, p=(m, node.padding[0], node.padding[1])
+        )
+        product = Op(kind=OpKind.CONV, name=node.name, inputs=[patches], output=tiles)
+        product.macs, product.groups = n * size * filters * channels * grid[0] * grid[1], size
+        after = Op(
+            kind=OpKind.WINOGRAD_OUT,
+            name=node.name,
+            inputs=[tiles],
+            output=target,
+            act=node.act,
+            residual=residual,
+            residual_after_act=node.residual_after_act,
+            p=(m,),
+        )
+        self.ops += [before, product, after]
+        self.unpacked.append((product, lambda: pack(*winograd.weights(node, m, patches.stride[1]))))
+        return product
 
     def _phases(self, node: ir.Conv, shape: Geometry, target: Tensor) -> Tensor:
         """The input split into phases, so that a strided convolution runs at stride 1."""

@@ -1,0 +1,34 @@
+// Winograd's transforms for AArch64 NEON.
+#include "kernels/conv/neon/vec.h"
+#include "kernels/winograd/winograd_impl.h"
+
+namespace edge {
+namespace neon {
+
+struct SplittingVec4 : Vec4 {
+  template <int M>
+  static EDGE_INLINE void Split(const float* p, Reg* x) {
+    if constexpr (M == 2) {
+      const float32x4x2_t all = vld2q_f32(p);
+      x[0] = all.val[0], x[1] = all.val[1];
+    } else {
+      const float32x4x4_t all = vld4q_f32(p);
+      x[0] = all.val[0], x[1] = all.val[1], x[2] = all.val[2], x[3] = all.val[3];
+    }
+  }
+
+  template <int M>
+  static EDGE_INLINE void Join(float* p, const Reg* x) {
+    if constexpr (M == 2) {
+      vst2q_f32(p, {{x[0], x[1]}});
+    } else {
+      vst4q_f32(p, {{x[0], x[1], x[2], x[3]}});
+    }
+  }
+};
+
+}  // namespace neon
+
+const WinogradKernels kNeonWinograd = WinogradTable<neon::SplittingVec4>();
+
+}  // namespace edge

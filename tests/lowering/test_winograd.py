@@ -1,0 +1,82 @@
+"""Dense 3x3 convolutions by Winograd's minimal filtering compute what PyTorch computes; sparse ones stay direct."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from edgectl.lowering import chains, winograd
+from edgectl.lowering.executorch import Compiled, compile_module
+from edgectl.lowering.plan import OpKind
+
+N_OPS, OPS, CHAINS = 16, 48, 112  # where the plan's header has them (plan_format.h)
+OP_SIZE = 160
+
+
+def kinds(compiled: Compiled) -> list[OpKind]:
+    """The operations of the plan, in the order they run."""
+    plan = compiled.pte[compiled.pte.index(b"EDGEPLAN") :]
+    (count,), (ops,) = struct.unpack_from("<I", plan, N_OPS), struct.unpack_from("<Q", plan, OPS)
+    return [OpKind(struct.unpack_from("<I", plan, ops + i * OP_SIZE)[0]) for i in range(count)]
+
+
+class Blocks(nn.Module):
+    """Residuals before and after the activation, no and much padding, and an output that nothing follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 8, 3, padding=1)
+        self.after = nn.Conv2d(8, 8, 3, padding=1)
+        self.before = nn.Conv2d(8, 8, 3, padding=1)
+        self.inner = nn.Conv2d(8, 5, 3)
+        self.outer = nn.Conv2d(5, 4, 3, padding=2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = nn.functional.silu(self.head(x))
+        x = x + torch.relu(self.after(x))
+        x = torch.relu(x + self.before(x))
+        y = self.inner(x)
+        return y, self.outer(y)
+
+
+@pytest.fixture(params=[2, 4])
+def always(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every convolution that can be is done in tiles of this size."""
+    monkeypatch.setattr(winograd, "_NEEDED", 1e9)
+    monkeypatch.setattr(winograd, "_G", {request.param: winograd._G[request.param]})
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 8, 8), (2, 3, 13, 7), (1, 3, 21, 130), (1, 3, 4, 4)])
+def test_agrees_with_pytorch(shape: tuple[int, ...], always: None, check: Callable[..., Compiled]) -> None:
+    torch.manual_seed(1)
+    compiled = check(Blocks(), torch.randn(shape))
+    assert kinds(compiled).count(OpKind.WINOGRAD_IN) == kinds(compiled).count(OpKind.WINOGRAD_OUT) == 5
+    assert [layer.name for layer in compiled.layers if layer.weights] == ["head", "after", "before", "inner", "outer"]
+
+
+def test_agrees_with_pytorch_in_bands_of_rows(
+    always: None, check: Callable[..., Compiled], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"_SMALL": 0, "_FAR_BYTES": 0, "_START": 0.0, "_WASTE": 0.0}.items():
+        monkeypatch.setattr(chains, name, value)
+    torch.manual_seed(2)
+    compiled = check(Blocks(), torch.randn(1, 3, 53, 40))
+    plan = compiled.pte[compiled.pte.index(b"EDGEPLAN") :]
+    assert struct.unpack_from("<I", plan, CHAINS)[0] > 0
+    assert OpKind.WINOGRAD_OUT in kinds(compiled)
+
+
+def test_is_chosen_for_dense_layers_and_not_for_sparse_ones(check: Callable[..., Compiled]) -> None:
+    torch.manual_seed(3)
+    layer = nn.Conv2d(64, 64, 3, padding=1)
+    example = torch.randn(1, 64, 28, 28)
+    assert OpKind.WINOGRAD_IN in kinds(check(layer, example))
+    with torch.no_grad():
+        layer.weight[:, ::2] = 0
+        layer.weight[:, 1::4] = 0
+    assert kinds(compile_module(layer, example)).count(OpKind.CONV) == 1
+    assert OpKind.WINOGRAD_IN not in kinds(compile_module(layer, example))
