@@ -100,18 +100,28 @@ std::array<int64_t, 4> StridesOf(const BasicView<T>& v, const std::array<int64_t
   return strides;
 }
 
-// Calls body(n, c, y) for every row of `v`, on the pool's threads; `cost` is in floats a row.
+// Calls body(n, c, begin, end) for runs of rows [begin, end) of a plane, which together are all
+// rows of `v`, on the pool's threads; `cost` is in floats a row.
+template <typename T, typename F>
+void ForEachRun(const BasicView<T>& v, size_t cost, ThreadPool* pool, F body) {
+  const size_t h = static_cast<size_t>(v.h);
+  const size_t rows = static_cast<size_t>(v.n) * static_cast<size_t>(v.c) * h;
+  const size_t grain = std::max<size_t>(1, kGrainFloats / std::max<size_t>(1, cost));
+  pool->ParallelFor(rows, grain, [&v, &body, h](size_t begin, size_t end) {
+    for (size_t plane = begin / h; begin < end; ++plane) {
+      const size_t last = std::min(end, (plane + 1) * h);
+      body(static_cast<int64_t>(plane) / v.c, static_cast<int64_t>(plane) % v.c,
+           static_cast<int64_t>(begin - plane * h), static_cast<int64_t>(last - plane * h));
+      begin = last;
+    }
+  });
+}
+
+// The same row by row: body(n, c, y).
 template <typename T, typename F>
 void ForEachRow(const BasicView<T>& v, size_t cost, ThreadPool* pool, F body) {
-  const size_t rows =
-      static_cast<size_t>(v.n) * static_cast<size_t>(v.c) * static_cast<size_t>(v.h);
-  const size_t grain = std::max<size_t>(1, kGrainFloats / std::max<size_t>(1, cost));
-  pool->ParallelFor(rows, grain, [&v, &body](size_t begin, size_t end) {
-    for (size_t i = begin; i < end; ++i) {
-      const size_t plane = i / static_cast<size_t>(v.h);
-      body(static_cast<int64_t>(plane) / v.c, static_cast<int64_t>(plane) % v.c,
-           static_cast<int64_t>(i) % v.h);
-    }
+  ForEachRun(v, cost, pool, [&body](int64_t n, int64_t c, int64_t begin, int64_t end) {
+    for (int64_t y = begin; y < end; ++y) body(n, c, y);
   });
 }
 

@@ -22,7 +22,7 @@ _PRODUCT = 1 / 35e9  # one in the product over the coefficients
 _COEFFICIENT = 1 / 2e9  # computing one from a patch or towards a tile
 _TRAFFIC = 8 / 15e9  # writing and reading one that does not stay in a cache
 _CACHED = 1 << 20  # how many do
-_WEIGHT = 1 / 15e9  # a byte of weights from memory
+_WEIGHT = 1 / 6e9  # a byte of weights, which has to be stored and loaded too
 _NEEDED = 0.8  # of the direct cost: below it larger weights and another rounding are worth it
 
 # G for the points 0, 1, -1 (, 2, -2) and infinity.

@@ -47,16 +47,19 @@ void RunCopy(const OpCall& call) {
   const int64_t s = call.op.p[0], pad_top = call.op.p[1], pad_left = call.op.p[2];
   if (s == 1 && pad_top == 0 && pad_left == 0 && DimsOf(in) == DimsOf(out))
     return CopyElements(in, out, call.pool);
-  ForEachRow(out, static_cast<size_t>(out.w), call.pool, [&](int64_t n, int64_t c, int64_t r) {
+  const auto rows = [&](int64_t n, int64_t c, int64_t begin, int64_t end) {
     const int64_t phase = c / in.c, py = phase / s, px = phase % s;
-    const int64_t y = r * s + py - pad_top;
-    float* row = out.Row(n, c, r);
-    if (y < 0 || y >= in.h) {
-      std::fill(row, row + out.w, 0.0f);
-    } else {
-      CopyRow(row, out.w, in.Row(n, c % in.c, y), in.w, s, px - pad_left, call.rows);
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t y = r * s + py - pad_top;
+      float* row = out.Row(n, c, r);
+      if (y < 0 || y >= in.h) {
+        std::fill(row, row + out.w, 0.0f);
+      } else {
+        CopyRow(row, out.w, in.Row(n, c % in.c, y), in.w, s, px - pad_left, call.rows);
+      }
     }
-  });
+  };
+  ForEachRun(out, static_cast<size_t>(out.w), call.pool, rows);
 }
 
 }  // namespace edge

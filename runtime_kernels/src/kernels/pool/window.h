@@ -27,21 +27,26 @@ inline int64_t WindowsATile(const WindowAxis& horizontal) {
 // Reduces the windows of outputs [q0, q1) of output row r into out[q0, q1). `in` is the plane (h x
 // w, row stride sh); taps outside of it count as `empty`. reduce(y, x, step, n): y[i] = y[i] (+)
 // x[i * step].
-template <typename Reduce>
-void ReduceWindows(const RowOps& rows, Reduce reduce, float empty, const float* in, int64_t h,
-                   int64_t w, int64_t sh, const WindowAxis& vertical, const WindowAxis& horizontal,
-                   int64_t r, int64_t q0, int64_t q1, float* out) {
+inline void ReduceWindows(const RowOps& rows,
+                          void (*reduce)(float* y, const float* x, size_t step, size_t n),
+                          float empty, const float* in, int64_t h, int64_t w, int64_t sh,
+                          const WindowAxis& vertical, const WindowAxis& horizontal, int64_t r,
+                          int64_t q0, int64_t q1, float* out) {
   float column[kWindowTile];
   const int64_t x0 = q0 * horizontal.stride - horizontal.pad;
   const int64_t span = (q1 - q0 - 1) * horizontal.stride + horizontal.Span();
   const int64_t first = std::clamp<int64_t>(-x0, 0, span),
                 last = std::clamp<int64_t>(w - x0, first, span);
-  std::fill(column, column + span, empty);
+  bool any = false;
   for (int64_t k = 0; k < vertical.kernel && first < last; ++k) {
     const int64_t y = r * vertical.stride - vertical.pad + k * vertical.dilation;
-    if (y >= 0 && y < h)
-      reduce(column + first, in + y * sh + x0 + first, 1, static_cast<size_t>(last - first));
+    if (y < 0 || y >= h) continue;
+    const float* x = in + y * sh + x0 + first;
+    (any ? reduce : rows.take)(column + first, x, 1, static_cast<size_t>(last - first));
+    any = true;
   }
+  std::fill(column, column + (any ? first : span), empty);
+  if (any) std::fill(column + last, column + span, empty);
   const size_t n = static_cast<size_t>(q1 - q0), step = static_cast<size_t>(horizontal.stride);
   rows.take(out + q0, column, step, n);
   for (int64_t k = 1; k < horizontal.kernel; ++k)
