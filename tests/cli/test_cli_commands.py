@@ -38,9 +38,11 @@ def test_help_imports_neither_torch_nor_numpy() -> None:
 def test_build_shows_every_layer_with_what_was_found_in_it(edgectl: Edgectl, pruned: Small, tmp_path: Path) -> None:
     said = edgectl("build", pruned.recipe, "--out", tmp_path / "again", "--explain")
     assert said.code == 0
-    rows = {line.split()[0]: line for line in said.out.splitlines() if line.strip()}
+    found, packing = said.out.split("How layers are packed")
+    rows, packed = ({line.split()[0]: line for line in part.splitlines() if line.strip()} for part in (found, packing))
     for name in PRUNED_LAYERS:
         assert "block_punched" in rows[name]
+        assert "direct" in packed[name]
     assert "dense" in rows["head"]
     assert "Who runs it, and why" in said.out
     assert all(len(line) <= 100 for line in said.out.splitlines() if "/" not in line)

@@ -11,10 +11,18 @@ if TYPE_CHECKING:
     from edgectl.lowering import BuildResult
 
 
+_PACKING = (
+    "bands: of rows that run depth-first; block: filters that share a list of non-zeros; filters: how they were put in blocks;"
+    " stored: weights over non-zeros; costs: estimated, over the block that was chosen."
+)
+
+
 def command(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file: model, pruning, target.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to make.")],
-    explain: Annotated[bool, typer.Option("--explain", help="Print, op by op, who runs it and why.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print how layers are packed, and who runs each op and why.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace DIR if it is an artifact already.")] = False,
 ) -> None:
     """Prune and compile a model as RECIPE says, into the artifact folder DIR.
@@ -64,9 +72,20 @@ def _print_layers(result: BuildResult) -> None:
 def _print_explain(result: BuildResult) -> None:
     from edgectl.cli.console import output, table
 
+    layers = table("layer", "method", ">bands", ">block", "filters", ">stored", "other blocks cost")
+    for layer in result.layers:
+        if not layer.weights:
+            continue
+        costs = [f"{block}: {cost:.2f}x" for block, cost in layer.costs.items() if block != layer.block]
+        stored = f"{layer.stored / layer.nonzeros:.2f}x" if layer.nonzeros else ""
+        bands = str(layer.bands) if layer.bands > 1 else ""
+        layers.add_row(layer.name, layer.method, bands, str(layer.block), layer.order, stored, ", ".join(costs))
     rows = table("node", "op", "layer", "runs on", "why")
     for placement in result.explain:
         rows.add_row(placement.node, placement.op, placement.layer, placement.runner, placement.reason)
     console = output()
+    console.print("\nHow layers are packed", style="bold")
+    console.print(layers)
+    console.print(_PACKING)
     console.print("\nWho runs it, and why", style="bold")
     console.print(rows)

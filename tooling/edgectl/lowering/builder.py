@@ -19,6 +19,7 @@ from edgectl.compress.prune import prune_oneshot
 from edgectl.errors import ToolError, UserError
 from edgectl.lowering import plan
 from edgectl.lowering.executorch import Compiled, Placement, compile_module
+from edgectl.lowering.layout import LayerRecord
 from edgectl.lowering.partitioner import unique_name
 from edgectl.recipe import Recipe, load_model
 
@@ -27,9 +28,10 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class BuildResult:
-    """The artifact, and who runs each operation of the model and why."""
+    """The artifact, what became of each layer that our backend runs, and who runs each operation of the model and why."""
 
     artifact: Artifact
+    layers: list[LayerRecord]
     explain: list[Placement]
 
 
@@ -65,7 +67,7 @@ def build(
         _publish(out, lambda partial: _write(partial, recipe, compiled, example, outputs))
     except OSError as error:
         raise ToolError(f"writing {out}", f"{error.filename or out}: {error.strerror or error}") from error
-    return BuildResult(Artifact.open(out), compiled.placements)
+    return BuildResult(Artifact.open(out), compiled.layers, compiled.placements)
 
 
 def _publish(out: Path, fill: Callable[[Path], None]) -> None:

@@ -36,7 +36,11 @@ _NO_HALO: Dims = (0, 0, 0, 0)
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """What lowering did with one layer; see edgectl.artifact.Layer."""
+    """What lowering did with one layer; see edgectl.artifact.Layer.
+
+    Of layers with weights: `method` is `direct`, `linear`, or Winograd's with its tile; `bands` how many bands of rows it runs
+    in; `stored`, `order` and `costs` are those of edgectl.lowering.pack.Packed.
+    """
 
     name: str
     op: str
@@ -50,6 +54,11 @@ class LayerRecord:
     bytes: int = 0
     block: int = 0
     fused: list[str] = field(default_factory=list)
+    method: str = ""
+    bands: int = 1
+    stored: int = 0
+    order: str = ""
+    costs: dict[int, float] = field(default_factory=dict)
 
 
 def lower(graph: ir.Graph) -> tuple[bytes, list[LayerRecord]]:
@@ -60,6 +69,7 @@ def lower(graph: ir.Graph) -> tuple[bytes, list[LayerRecord]]:
     lowering.finish()
     chains = plan_chains(lowering.ops)
     lowering.pack()
+    lowering.bands = {op: len(chain.bands) for chain in chains for op in lowering.ops[chain.first : chain.last + 1]}
     return write(lowering.inputs, lowering.outputs, lowering.ops, chains), [make() for make in lowering.layers]
 
 
@@ -71,6 +81,7 @@ class _Lowering:
         self.layers: list[Callable[[], LayerRecord]] = []  # known once weights are packed
         self.unpacked: list[tuple[Op, Callable[[], Packed]]] = []
         self.packed: dict[Op, Packed] = {}
+        self.bands: dict[Op, int] = {}
         self.tensors: dict[ir.Value, Tensor] = {}
         self.copies: dict[tuple[ir.Value, object], Tensor] = {}
         convs = [node for node in graph.nodes if isinstance(node, ir.Conv) and not is_point(node)]
@@ -225,11 +236,21 @@ class _Lowering:
         """Records a layer; `op` is the one that holds its weights, each used `uses` times."""
 
         def make() -> LayerRecord:
-            figures = {} if op is None or weight is None else _figures(weight, self.packed[op], uses)
+            figures: dict[str, Any] = {}
+            if op is not None and weight is not None:
+                figures = _figures(weight, self.packed[op], uses) | {
+                    "method": self._method(node, op),
+                    "bands": self.bands.get(op, 1),
+                }
             shape = node.inputs[0].shape
             return LayerRecord(node.name, label, shape, node.output.shape, fused=list(node.fused), **figures)
 
         self.layers.append(make)
+
+    def _method(self, node: ir.Node, op: Op) -> str:
+        if isinstance(node, ir.Conv) and node in self.tiles:
+            return f"Winograd F({self.tiles[node]}, 3)"
+        return "direct" if op.kind is OpKind.CONV else "linear"
 
     def _image_op(
         self, node: ir.Node, kind: OpKind, *, p: Sequence[int] = (), f: Sequence[float] = (), dims: Dims | None = None
@@ -443,4 +464,7 @@ def _figures(weight: ir.FloatArray, packed: Packed, uses: int) -> dict[str, Any]
         "effective_macs": nonzeros * uses,
         "bytes": len(packed.blob),
         "block": packed.block,
+        "stored": packed.stored,
+        "order": packed.order,
+        "costs": packed.costs,
     }

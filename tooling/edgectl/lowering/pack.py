@@ -7,7 +7,7 @@ share the list of taps where any of them is non-zero; B and the order of rows ar
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,13 @@ from edgectl.lowering.ir import FloatArray
 from edgectl.lowering.plan import NONE
 
 BLOCKS = (1, 2, 4, 8, 16)
+_AS_THEY_ARE, _BY_ZEROS, _BY_LIKENESS = "as they are", "by their zeros", "by likeness"
+_MOST_COMPARISONS = 3_000_000_000  # of weights: some seconds a layer
 
-# Cost of one entry of B weights, in multiply-add vector instructions: the B of them, plus the shared load of the input and of
-# the entry. Relative figures for a register-blocked kernel; only the ratios matter.
-_PIXEL_COST = {1: 1.35, 2: 2.35, 4: 4.3, 8: 8.5, 16: 16.9}
+# Cost of one entry of B weights, in multiply-add vector instructions at the peak: B over the fraction of the peak that the
+# kernel reaches, the mean of 3x3 layers from 64 to 256 channels, dense and 3x pruned (AVX2; conv_bench in runtime_kernels
+# measures them). One filter alone loads its input for every multiply-add.
+_PIXEL_COST = {1: 2.3, 2: 2.75, 4: 4.85, 8: 9.6, 16: 20.0}
 # A linear layer runs vectors over the filters of a block, so narrow blocks waste lanes.
 _FILTER_COST = {1: 3.0, 2: 4.0, 4: 2.0, 8: 2.2, 16: 3.0}
 
@@ -41,6 +44,8 @@ class Packed:
     block: int
     nonzeros: int
     stored: int  # weights in the blob, zeros that share a block with non-zeros included
+    order: str  # how the filters were put in blocks: `as they are`, `by their zeros`, `by likeness`
+    costs: dict[int, float]  # estimated for every block size tried, over that of the chosen one
 
 
 def pack(groups: Sequence[Taps], bias: FloatArray, *, over_filters: bool = False) -> Packed:
@@ -52,37 +57,68 @@ def pack(groups: Sequence[Taps], bias: FloatArray, *, over_filters: bool = False
         over_filters: the kernel runs vectors over filters (linear) instead of over pixels (convolution).
     """
     cost = _FILTER_COST if over_filters else _PIXEL_COST
-    orders = [_row_orders(group.weight) for group in groups]
-    best: tuple[float, int, list[npt.NDArray[np.intp]]] | None = None
+    costs: dict[int, float] = {}
+    chosen: dict[int, list[tuple[str, npt.NDArray[np.intp]]]] = {}
     for block in BLOCKS:
         if block > 1 and max(len(group.filters) for group in groups) <= block // 2:
             break
-        total, chosen = 0.0, []
-        for group, candidates in zip(groups, orders, strict=True):
-            entries = [_count_entries(group.weight, order, block) for order in candidates]
-            least = int(np.argmin(entries))
-            total += entries[least] * cost[block]
-            chosen.append(candidates[least])
-        if best is None or total < best[0]:
-            best = (total, block, chosen)
-    assert best is not None
-    return _write(groups, bias, best[1], best[2])
+        found = [_best_order(group.weight, block) for group in groups]
+        costs[block] = cost[block] * sum(entries for entries, _, _ in found)
+        chosen[block] = [(name, order) for _, name, order in found]
+    block = min(costs, key=lambda b: costs[b])
+    names = {name for name, _ in chosen[block]} - {_AS_THEY_ARE}
+    costs = {b: costs[b] / costs[block] if costs[block] else 1.0 for b in costs}
+    packed = _write(groups, bias, block, [order for _, order in chosen[block]])
+    return replace(packed, order=max(names, default=_AS_THEY_ARE), costs=costs)
 
 
-def _row_orders(weight: FloatArray) -> list[npt.NDArray[np.intp]]:
-    """Orders of the rows worth trying: as they are, and with rows of like zeros together."""
+def _best_order(weight: FloatArray, block: int) -> tuple[int, str, npt.NDArray[np.intp]]:
+    """The order of the rows whose blocks have the fewest entries: how many, its name, and the order."""
     natural = np.arange(len(weight))
     support = weight != 0
-    if support.all() or len(weight) == 1:
-        return [natural]
+    least = (_count_entries(support, natural, block), _AS_THEY_ARE, natural)
+    needed = max(int(support.sum(axis=1).max(initial=0)), -(-int(support.sum()) // block))  # no order has fewer
+    if block == 1 or least[0] <= 1.02 * needed:
+        return least
+    for name, arrange in ((_BY_ZEROS, _by_zeros), (_BY_LIKENESS, _by_likeness)):
+        order = arrange(support, block)
+        entries = _count_entries(support, order, block)
+        if entries < 0.98 * least[0]:
+            least = (entries, name, order)
+    return least
+
+
+def _by_zeros(support: npt.NDArray[np.bool_], block: int) -> npt.NDArray[np.intp]:
+    """Rows with the same zeros next to each other."""
     bits = np.packbits(support, axis=1)
     keys = bits[:, : min(bits.shape[1], 64)]
-    by_support = np.lexsort((*keys.T[::-1], -support.sum(axis=1)))
-    return [natural, by_support]
+    return np.lexsort((*keys.T[::-1], -support.sum(axis=1)))
 
 
-def _count_entries(weight: FloatArray, order: npt.NDArray[np.intp], block: int) -> int:
-    return sum(int(np.any(weight[rows] != 0, axis=0).sum()) for rows in _blocks(order, block))
+def _by_likeness(support: npt.NDArray[np.bool_], block: int) -> npt.NDArray[np.intp]:
+    """Greedy: a block begins with the row that has most entries, and takes the row that adds fewest until it is full."""
+    rows, taps = support.shape
+    if rows * rows * taps > _MOST_COMPARISONS:
+        return np.arange(rows)
+    matrix = support.astype(np.float32)
+    counts = matrix.sum(axis=1)
+    left = np.ones(rows, bool)
+    order: list[int] = []
+    while len(order) < rows:
+        if len(order) % block == 0:
+            row = int(np.argmax(np.where(left, counts, -1)))
+            union = matrix[row].copy()
+        else:
+            added = np.where(left, counts - matrix @ union, np.inf)
+            row = int(np.argmin(added))
+            np.maximum(union, matrix[row], out=union)
+        left[row] = False
+        order.append(row)
+    return np.array(order)
+
+
+def _count_entries(support: npt.NDArray[np.bool_], order: npt.NDArray[np.intp], block: int) -> int:
+    return sum(int(support[rows].any(axis=0).sum()) for rows in _blocks(order, block))
 
 
 def _blocks(order: npt.NDArray[np.intp], block: int) -> Iterable[npt.NDArray[np.intp]]:
@@ -123,7 +159,7 @@ def _write(groups: Sequence[Taps], bias: FloatArray, block: int, orders: list[np
         at += len(data)
     blob = head + np.array([*places, 0], np.uint64).tobytes() + body
     nonzeros = sum(int(np.count_nonzero(group.weight)) for group in groups)
-    return Packed(blob, block, nonzeros, int(parts[3].size))
+    return Packed(blob, block, nonzeros, int(parts[3].size), _AS_THEY_ARE, {})
 
 
 def recognise(weight: FloatArray) -> str:

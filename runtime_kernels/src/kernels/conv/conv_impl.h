@@ -47,7 +47,8 @@ class ConvTile {
       }
       if (job.last_pass) {
         Unroll<B>([&](auto b) EDGE_INLINE_LAMBDA {
-          for (int i = 0; i < kPixels; i += 16) __builtin_prefetch(row.out[b.value] + x + i, 1);
+          for (int i = 0; i < kPixels; i += 16)
+            __builtin_prefetch(row.out[b.value] + x + kPixels + i, 1);
         });
       }
       Accumulate(job, row.in + x, acc);
