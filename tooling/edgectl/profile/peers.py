@@ -178,7 +178,10 @@ class _Mnn(Peer):
         import MNN  # noqa: PLC0415
         import onnx  # noqa: PLC0415
 
-        source, model = _onnx(module, example, folder), folder / "model.mnn"
+        network = onnx.load(str(_onnx(module, example, folder)))
+        source, model = folder / "mnn.onnx", folder / "model.mnn"
+        _spell_out_mish(network)
+        onnx.save(network, str(source))
         arguments = ["-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(model), "--bizCode", "edgectl"]
         _tools.mnnconvert(["mnnconvert", *arguments])
         if not model.is_file():
@@ -188,7 +191,7 @@ class _Mnn(Peer):
         self._session = self._interpreter.createSession({"backend": "CPU", "numThread": threads, "precision": "high"})
         self._input = self._interpreter.getSessionInput(self._session)
         self._example = self._host(example.numpy())
-        self._names = [output.name for output in onnx.load(str(source)).graph.output]
+        self._names = [output.name for output in network.graph.output]
 
     def run(self) -> Any:
         self._input.copyFrom(self._example)  # its memory is used for other maps during a run
@@ -208,6 +211,25 @@ class _Mnn(Peer):
         """A tensor of MNN's in the plain NCHW layout."""
         kind = self._mnn.Halide_Type_Float
         return self._mnn.Tensor(array.shape, kind, array, self._mnn.Tensor_DimensionType_Caffe)
+
+
+def _spell_out_mish(network: Any) -> None:
+    """Writes mish(x) as x tanh(softplus(x)) in an ONNX model: MNN does not know the operator."""
+    from onnx import helper  # noqa: PLC0415
+
+    nodes = []
+    for node in network.graph.node:
+        if node.op_type != "Mish":
+            nodes.append(node)
+            continue
+        (x,), (y,) = node.input, node.output
+        nodes += [
+            helper.make_node("Softplus", [x], [f"{y}_softplus"]),
+            helper.make_node("Tanh", [f"{y}_softplus"], [f"{y}_tanh"]),
+            helper.make_node("Mul", [x, f"{y}_tanh"], [y]),
+        ]
+    del network.graph.node[:]
+    network.graph.node.extend(nodes)
 
 
 class _LiteRt(Peer):
