@@ -129,10 +129,13 @@ def _device(report: LatencyReport) -> str:
 
 
 def _total(report: LatencyReport) -> str:
+    from edgectl.cli.console import count
+
     total = report.total
     spread = ", ".join(f"{name} {_figure(report, getattr(total, name))}" for name in ("min", "p10", "median", "p90"))
     runs = "1 run" if total.n == 1 else f"{total.n} runs"
-    return f"{report.model} in total: {spread} {report.unit}, {runs}"
+    memory = f", peak memory {count(1024 * report.peak_rss_kb)}B" if report.peak_rss_kb else ""
+    return f"{report.model} in total: {spread} {report.unit}, {runs}{memory}"
 
 
 def _figure(report: LatencyReport, value: float | None) -> str:

@@ -57,12 +57,19 @@ def pack(groups: Sequence[Taps], bias: FloatArray, *, over_filters: bool = False
         over_filters: the kernel runs vectors over filters (linear) instead of over pixels (convolution).
     """
     cost = _FILTER_COST if over_filters else _PIXEL_COST
+    supports = [group.weight != 0 for group in groups]
+    natural = [np.arange(len(support)) for support in supports]
     costs: dict[int, float] = {}
     chosen: dict[int, list[tuple[str, npt.NDArray[np.intp]]]] = {}
     for block in BLOCKS:
-        if block > 1 and max(len(group.filters) for group in groups) <= block // 2:
+        if block > 1 and max(map(len, supports)) <= block // 2:
             break
-        found = [_best_order(group.weight, block) for group in groups]
+        costs[block] = cost[block] * sum(map(_count_entries, supports, natural, [block] * len(groups)))
+        chosen[block] = [(_AS_THEY_ARE, order) for order in natural]
+    for block in costs:
+        if cost[block] * sum(_fewest_entries(support, block) for support in supports) >= min(costs.values()):
+            continue  # in no order the best
+        found = [_best_order(support, block) for support in supports]
         costs[block] = cost[block] * sum(entries for entries, _, _ in found)
         chosen[block] = [(name, order) for _, name, order in found]
     block = min(costs, key=lambda b: costs[b])
@@ -72,13 +79,23 @@ def pack(groups: Sequence[Taps], bias: FloatArray, *, over_filters: bool = False
     return replace(packed, order=max(names, default=_AS_THEY_ARE), costs=costs)
 
 
-def _best_order(weight: FloatArray, block: int) -> tuple[int, str, npt.NDArray[np.intp]]:
+def estimate(weight: FloatArray) -> float:
+    """What a convolution with these (filters, taps) costs a pixel, in multiply-adds at the peak, its filters as they are."""
+    support, natural = weight != 0, np.arange(len(weight))
+    blocks = [block for block in BLOCKS if block == 1 or len(weight) > block // 2]
+    return min(_PIXEL_COST[block] * _count_entries(support, natural, block) for block in blocks)
+
+
+def _fewest_entries(support: npt.NDArray[np.bool_], block: int) -> int:
+    """No order of the rows has fewer."""
+    return max(int(support.sum(axis=1).max(initial=0)), -(-int(support.sum()) // block))
+
+
+def _best_order(support: npt.NDArray[np.bool_], block: int) -> tuple[int, str, npt.NDArray[np.intp]]:
     """The order of the rows whose blocks have the fewest entries: how many, its name, and the order."""
-    natural = np.arange(len(weight))
-    support = weight != 0
+    natural = np.arange(len(support))
     least = (_count_entries(support, natural, block), _AS_THEY_ARE, natural)
-    needed = max(int(support.sum(axis=1).max(initial=0)), -(-int(support.sum()) // block))  # no order has fewer
-    if block == 1 or least[0] <= 1.02 * needed:
+    if block == 1 or least[0] <= 1.02 * _fewest_entries(support, block):
         return least
     for name, arrange in ((_BY_ZEROS, _by_zeros), (_BY_LIKENESS, _by_likeness)):
         order = arrange(support, block)

@@ -14,10 +14,10 @@ from __future__ import annotations
 import numpy as np
 
 from edgectl.lowering.ir import Conv, FloatArray
-from edgectl.lowering.pack import Taps
+from edgectl.lowering.pack import Taps, estimate
 
 # What things cost in seconds on one core, fitted to times on x86-64 with AVX2.
-_DIRECT = 1 / 42e9  # a multiply-add of the block-sparse kernel
+_DIRECT = 1 / 51e9  # a multiply-add at the peak
 _PRODUCT = 1 / 35e9  # one in the product over the coefficients
 _COEFFICIENT = 1 / 2e9  # computing one from a patch or towards a tile
 _TRAFFIC = 8 / 15e9  # writing and reading one that does not stay in a cache
@@ -44,9 +44,10 @@ _G = {
 def tile(node: Conv) -> int:
     """The m of F(m, 3) that suits a convolution; 0 where it is better computed directly.
 
-    With T tiles of m x m for P pixels, F filters, C channels and Z weights that are not zero, the seconds estimated are
+    With T tiles of m x m for P pixels, F filters, C channels, Z weights that are not zero and their cost E
+    (edgectl.lowering.pack.estimate), the seconds estimated are
 
-        direct      = P Z DIRECT + 4 Z WEIGHT
+        direct      = P E DIRECT + 4 Z WEIGHT
         winograd(m) = a**2 (T F C PRODUCT + T (F + C) (COEFFICIENT + TRAFFIC) + 4 F C WEIGHT),
 
     without TRAFFIC where all coefficients stay in a cache.
@@ -57,8 +58,8 @@ def tile(node: Conv) -> int:
         return 0
     filters, channels = node.weight.shape[:2]
     n, _, height, width = node.output.shape
-    nonzeros = int(np.count_nonzero(node.weight))
-    least = _NEEDED * (n * height * width * nonzeros * _DIRECT + 4 * nonzeros * _WEIGHT)
+    direct = n * height * width * estimate(node.weight.reshape(filters, -1)) * _DIRECT
+    least = _NEEDED * (direct + 4 * np.count_nonzero(node.weight) * _WEIGHT)
     best = 0
     for m in _G:
         tiles, size = n * -(-height // m) * -(-width // m), (m + 2) ** 2

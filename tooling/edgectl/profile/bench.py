@@ -72,6 +72,7 @@ def bench(
         warmup=warmup,
         total=Latency.of(undisturbed.runs_ns, clock),
         profiled=Latency.of(profiled.runs_ns, clock),
+        peak_rss_kb=undisturbed.peak_rss_kb,
         layers=join(artifact.manifest.layers, events, runs, clock),
     )
 

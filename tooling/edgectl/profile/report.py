@@ -76,6 +76,7 @@ class LatencyReport(_Strict):
     """One bench of one artifact on one device.
 
     `total` was measured with no profiler attached; `layers` and `profiled` (the total of those same runs) with it.
+    `peak_rss_kb` is the most memory that the process of `total` had resident, the model's file among it.
     """
 
     model: str
@@ -87,6 +88,7 @@ class LatencyReport(_Strict):
     warmup: int
     total: Latency
     profiled: Latency
+    peak_rss_kb: int | None = None
     layers: list[LayerLatency]
 
     @model_validator(mode="after")
