@@ -15,7 +15,7 @@ struct ArrayVec {
   struct Reg {
     float lane[N];
   };
-  static constexpr int kLanes = N;
+  static constexpr int kLanes = N, kEntries = 2;
 
   template <class F>
   static Reg Each(const F& f) {

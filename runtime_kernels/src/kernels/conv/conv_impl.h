@@ -80,7 +80,12 @@ class ConvTile {
     const float* w = job.weights;
     const int64_t stride = job.weights_stride;
     asm("" : "+r"(in));  // or GCC adds it to the offset of every entry in two steps
-    for (; offset != end; ++offset, w += stride) Entry(in + *offset, w, acc);
+    if constexpr (V::kEntries == 2) {
+#pragma GCC unroll 2
+      for (; offset != end; ++offset, w += stride) Entry(in + *offset, w, acc);
+    } else {
+      for (; offset != end; ++offset, w += stride) Entry(in + *offset, w, acc);
+    }
   }
 
   static EDGE_INLINE void Entry(const float* p, const float* w, Reg (&acc)[B][NV]) {

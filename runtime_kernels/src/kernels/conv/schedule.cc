@@ -6,7 +6,9 @@
 namespace edge {
 namespace {
 
-constexpr int64_t kPassLines = 600;  // of the input: a little more than L1 has, less is not faster
+// Cache lines of the input a pass, of 512 in L1: a little more costs little where several filters
+// use what was read.
+constexpr int64_t kPassLines = 600, kPassLinesOfFewFilters = 450;
 constexpr int64_t kL2Bytes = 256 * 1024;        // half of a common L2
 constexpr int64_t kLine = 64 / sizeof(float);   // elements
 constexpr int64_t kMaxSums = int64_t{1} << 24;  // floats a thread may put away between passes
@@ -85,8 +87,10 @@ struct Cut {
 // sub-block over one tile, and takes the cheapest. Wide strips use a weight more often once it is
 // there and read longer pieces of the input's rows; they need more passes, and a pass has to start
 // and to put away its sums.
-Cut ChooseCut(const Footprint& footprint, const PackedView& p, int64_t units, int64_t tile,
-              int64_t plane) {
+Cut ChooseCut(const Footprint& footprint, const PackedView& p, const ConvKernel& kernel,
+              int64_t units, int64_t plane) {
+  const int64_t tile = kernel.tile;
+  const int64_t pass_lines = kernel.lanes < 4 ? kPassLinesOfFewFilters : kPassLines;
   constexpr double kPassCycles = 100, kL3BytesACycle = 6, kL3LineCycles = 12, kNewRunCycles = 25;
   const double entries = static_cast<double>(p.n_entries) / p.n_blocks;
   const int64_t weight_bytes = int64_t{p.n_entries} * (p.block + 1) * 4;
@@ -94,7 +98,7 @@ Cut ChooseCut(const Footprint& footprint, const PackedView& p, int64_t units, in
   double least = 0;
   for (int64_t tiles = 1; tiles <= 16 && (tiles == 1 || (tiles - 1) * tile < plane); ++tiles) {
     const int64_t lines = footprint.Lines((tiles - 1) * tile);
-    const int64_t passes = std::max<int64_t>(1, DivUp(lines, kPassLines));
+    const int64_t passes = std::max<int64_t>(1, DivUp(lines, pass_lines));
     const double runs = static_cast<double>(footprint.runs.size());
     double cycles = kPassCycles * static_cast<double>(passes);
     cycles += (static_cast<double>(lines) * kL3LineCycles + runs * kNewRunCycles) /
@@ -186,7 +190,7 @@ ConvSchedule PlanConv(const ConvArgs& a, const ConvKernel& kernel, size_t thread
   s.filters_outer = !footprint.shared;
   int64_t strip = plane;
   if (footprint.shared) {
-    const Cut cut = ChooseCut(footprint, p, units, kernel.tile, plane);
+    const Cut cut = ChooseCut(footprint, p, kernel, units, plane);
     strip = std::min(plane, cut.tiles * kernel.tile);
     if (cut.passes > 1) {
       CutEntries(p, PassStarts(footprint, (cut.tiles - 1) * kernel.tile, cut.passes), &s);

@@ -10,7 +10,7 @@ namespace edge::avx512 {
 
 struct Vec16 {
   using Reg = __m512;
-  static constexpr int kLanes = 16;
+  static constexpr int kLanes = 16, kEntries = 2;
   // GCC 12 warns about the undefined operand of the unmasked forms of some intrinsics (its bug
   // 105593); with a full mask they compile to the same instructions.
   static constexpr __mmask16 kAll = 0xffff;
