@@ -18,7 +18,7 @@ from edgectl.device import Device
 from edgectl.errors import ToolError, UserError
 from edgectl.profile.bench import bench
 from edgectl.profile.report import Clock, LatencyReport
-from edgectl.runner import Peaks, Progress, Session
+from edgectl.runner import Progress, Session
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,7 +126,9 @@ def measure(
     threads: int = 1,
     progress: Progress | None = None,
 ) -> Roofline:
-    """Benches an artifact layer by layer, then measures the peaks of the device with as many threads.
+    """Benches an artifact layer by layer; before and after that, measures the peaks of the device with as many threads.
+
+    Of the two measurements the better counts: other programs on the device only ever lower one.
 
     Args:
         runs: timed runs; None for as many as `bench` does.
@@ -136,22 +138,33 @@ def measure(
         UserError: as `bench`; or no layer of the artifact does multiply-adds.
         ToolError: the device fails, or the artifact's answer on it is wrong.
     """
-    _check_layers(artifact)
+    if not any(layer.effective_macs for layer in artifact.manifest.layers):
+        raise UserError(f"No layer of {artifact.folder} does multiply-adds on our kernels, so its roofline is empty.")
+    say: Progress = progress or (lambda message, fraction: None)
+    device.describe().require_latency_clock()
+    session = Session.open(artifact, device, progress)
+    say(f"measuring the peaks of {device.name}", None)
+    before = session.peaks(threads)
     report = bench(artifact, device, runs=runs, threads=threads, progress=progress)
-    if progress:
-        progress(f"measuring the peaks of {device.name}", None)
-    peaks = Session.open(artifact, device).peaks(threads)
-    return join(artifact.manifest.layers, report, peaks)
+    say(f"measuring the peaks of {device.name} again", None)
+    after = session.peaks(threads)
+    peak = max(before.flops_per_ns, after.flops_per_ns)
+    bandwidth = max(before.bytes_per_ns, after.bytes_per_ns)
+    return join(artifact.manifest.layers, report, peak, bandwidth)
 
 
-def join(layers: Sequence[Layer], report: LatencyReport, peaks: Peaks) -> Roofline:
+def join(layers: Sequence[Layer], report: LatencyReport, peak: float, bandwidth: float) -> Roofline:
     """The roofline of a bench: layers of the manifest that have multiply-adds and were timed, in its order.
 
     The model is Williams et al.'s: roof(intensity) = min(peak, bandwidth x intensity).
+
+    Args:
+        peak: float operations in a nanosecond of the device's clock.
+        bandwidth: bytes read in one.
     """
     times = {row.name: report.quoted(row) for row in report.layers}
     whole = report.quoted(report.profiled) or math.inf
-    clock_ns = 1e6 if report.clock == "wall" else 1  # in a unit of the report's figures
+    ns = 1e6 if report.clock == "wall" else 1  # in a unit of the report's figures
     found, left_out = [], []
     for layer in layers:
         time = times.get(layer.name)
@@ -160,7 +173,7 @@ def join(layers: Sequence[Layer], report: LatencyReport, peaks: Peaks) -> Roofli
             continue
         flop = 2 * layer.effective_macs
         moved = _FLOAT_BYTES * (math.prod(layer.input_shape) + math.prod(layer.output_shape)) + layer.bytes
-        by_memory = peaks.bytes_per_ns * flop / moved
+        by_memory = bandwidth * flop / moved
         made = RooflineLayer(
             name=layer.name,
             op=layer.op,
@@ -170,9 +183,9 @@ def join(layers: Sequence[Layer], report: LatencyReport, peaks: Peaks) -> Roofli
             intensity=flop / moved,
             time=time,
             share=time / whole,
-            performance=flop / (time * clock_ns),
-            roof=min(peaks.flops_per_ns, by_memory),
-            bound="memory" if by_memory < peaks.flops_per_ns else "arithmetic",
+            performance=flop / (time * ns),
+            roof=min(peak, by_memory),
+            bound="memory" if by_memory < peak else "arithmetic",
         )
         found.append(made)
     return Roofline(
@@ -182,8 +195,8 @@ def join(layers: Sequence[Layer], report: LatencyReport, peaks: Peaks) -> Roofli
         clock=report.clock,
         threads=report.threads,
         runs=report.profiled.n,
-        peak=peaks.flops_per_ns,
-        bandwidth=peaks.bytes_per_ns,
+        peak=peak,
+        bandwidth=bandwidth,
         layers=found,
         left_out=left_out,
     )
@@ -302,8 +315,3 @@ def _label_slowest(axes: Axes, roofline: Roofline) -> None:
             arrowprops={"arrowstyle": "-", "color": "gray", "linewidth": 0.6, "relpos": (0, 0.5)},
             zorder=4,
         )
-
-
-def _check_layers(artifact: Artifact) -> None:
-    if not any(layer.effective_macs for layer in artifact.manifest.layers):
-        raise UserError(f"No layer of {artifact.folder} does multiply-adds on our kernels, so its roofline is empty.")
