@@ -259,12 +259,13 @@ def draw(roofline: Roofline) -> bytes:
 
 
 def _frame(axes: Axes, roofline: Roofline) -> None:
-    """Axes that hold every dot and the corner of the roofs, with room for labels on the right."""
+    """Axes that hold every dot and enough of the slope to write on it, with room for labels on the right."""
     ridge = roofline.peak / roofline.bandwidth
     across = [ridge, *(layer.intensity for layer in roofline.layers)]
     up = [roofline.peak, *(layer.performance for layer in roofline.layers)]
-    low, high = min(across) / 4, max(across) * 2
-    axes.set(xscale="log", yscale="log", xlim=(low, high * (high / low) ** 0.35), ylim=(min(up) / 3, max(up) * 2))
+    low, high = min(ridge / 20, min(across) / 3), max(across) * 2
+    bottom = min(roofline.peak / 16, min(up) / 2)
+    axes.set(xscale="log", yscale="log", xlim=(low, high * (high / low) ** 0.35), ylim=(bottom, max(up) * 2))
     unit = roofline.performance_unit if roofline.emulated is None else "FLOP per emulated instruction"
     axes.set(xlabel="arithmetic intensity, FLOP/byte", ylabel=f"performance, {unit}")
     axes.grid(which="both", color="gainsboro", linewidth=0.5)
@@ -277,23 +278,23 @@ def _frame(axes: Axes, roofline: Roofline) -> None:
 
 
 def _draw_roofs(axes: Axes, roofline: Roofline) -> None:
-    (left, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
+    left, right = axes.get_xlim()
     ridge = roofline.peak / roofline.bandwidth
     axes.plot([left, ridge, right], [roofline.bandwidth * left, roofline.peak, roofline.peak], color="black", linewidth=1.5)
     arithmetic, memory = roofline.roofs
-    style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9, "va": "bottom"}
-    axes.annotate(arithmetic, (right, roofline.peak), xytext=(-6, 4), ha="right", **style)
-    start = max(left, bottom / roofline.bandwidth)  # where the slope comes into sight
+    axes.text(right * 0.97, roofline.peak * 1.03, arithmetic, fontsize=9, ha="right", va="bottom")
+    start = max(left, axes.get_ylim()[0] / roofline.bandwidth)  # where the slope comes into sight
     middle = math.sqrt(start * ridge)
-    axes.annotate(
+    axes.text(
+        middle,
+        roofline.bandwidth * middle * 1.05,
         memory,
-        (middle, roofline.bandwidth * middle),
-        xytext=(-4, 4),
+        fontsize=9,
         ha="center",
-        rotation=45,
+        va="bottom",
+        rotation=math.degrees(math.atan(roofline.bandwidth)),  # of the roof, which is straight on these axes too
         rotation_mode="anchor",
         transform_rotates_text=True,
-        **style,
     )
 
 
