@@ -69,6 +69,11 @@ class Json {
     return *this;
   }
   Json& Value(int64_t number) { return Raw(std::to_string(number)); }
+  Json& Value(double number) {  // a finite one
+    char digits[32];
+    std::snprintf(digits, sizeof digits, "%.6g", number);
+    return Raw(digits);
+  }
   Json& Value(std::string_view text) { return Raw(Quoted(text)); }
   template <typename T>
   Json& Values(const std::vector<T>& numbers) {

@@ -14,7 +14,9 @@ const char kUsage[] =
     "usage: runner --model M.pte [--input F.npy|F.raw]... [--output PREFIX] [--warmup N] [--runs "
     "N]\n"
     "              [--threads N] [--cpu-mask HEX] [--etdump F]\n"
+    "       runner --peaks [--threads N] [--cpu-mask HEX]\n"
     "Runs a model and prints one JSON document. Inputs that are not given are zeros.\n"
+    "With --peaks it measures the device instead: multiply-adds, and reading memory.\n"
     "example: runner --model model.pte --input x.npy --output y --runs 20 --threads 1\n";
 
 namespace {
@@ -69,17 +71,29 @@ int HexDigit(char c) {
 
 Options ParseOptions(int argc, char** argv) {
   Options options;
+  std::string of_a_model;  // a flag that makes no sense without one
   for (int i = 1; i < argc; i += 2) {
     const std::string flag = argv[i];
     if (flag == "--help" || flag == "-h") {
       options.help = true;
       return options;
     }
+    if (flag == "--peaks") {
+      options.peaks = true;
+      --i;  // it takes no value
+      continue;
+    }
     if (!Known(flag)) throw Failure("usage", "There is no argument " + flag + "; see --help.");
     if (i + 1 == argc) throw Failure("usage", flag + " needs a value; see --help.");
     ParseOne(flag, argv[i + 1], &options);
+    if (flag != "--threads" && flag != "--cpu-mask") of_a_model = flag;
   }
-  if (options.model.empty()) throw Failure("usage", "Name a model with --model; see --help.");
+  if (options.peaks && !of_a_model.empty()) {
+    throw Failure("usage", "--peaks runs no model, so it takes no " + of_a_model + "; see --help.");
+  }
+  if (!options.peaks && options.model.empty()) {
+    throw Failure("usage", "Name a model with --model; see --help.");
+  }
   return options;
 }
 

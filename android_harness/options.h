@@ -7,13 +7,14 @@
 namespace harness {
 
 struct Options {
+  bool peaks = false;  // measure the device, run no model
   std::string model;
   std::vector<std::string> inputs;  // .npy, or raw bytes; the inputs that are not given are zeros
   std::string output;               // prefix of the outputs' files; empty: they are not written
   std::string etdump;               // empty: no event tracer is attached
   int warmup = 1;
   int runs = 1;
-  int threads = 0;       // 0: as many as ExecuTorch chooses
+  int threads = 0;       // 0: as many as ExecuTorch chooses, 1 for the peaks
   std::string cpu_mask;  // hexadecimal, bit i is CPU i; empty: wherever the system likes
   bool help = false;
 };

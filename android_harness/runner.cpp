@@ -19,6 +19,7 @@
 #include "json.h"
 #include "npy.h"
 #include "options.h"
+#include "peaks.h"
 
 // ExecuTorch's wheel exports this class from libexecutorch_threadpool.so but ships no header for
 // it.
@@ -288,6 +289,10 @@ int Main(int argc, char** argv) {
       return 0;
     }
     if (!options.cpu_mask.empty()) ApplyCpuMask(options.cpu_mask);
+    if (options.peaks) {
+      Print(MeasurePeaks(std::max(1, options.threads)));
+      return 0;
+    }
     Session session;
     Load(options, &session);
     PrepareInputs(options, &session);

@@ -12,9 +12,9 @@
 #include <utility>
 #include <vector>
 
-#include "fma_peak.h"
 #include "kernels/conv/conv.h"
 #include "kernels/conv/kernel_table.h"
+#include "peak.h"
 
 namespace edge {
 namespace {

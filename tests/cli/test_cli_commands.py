@@ -17,7 +17,7 @@ from edgectl.profile.report import LatencyReport
 
 from .conftest import PRUNED_LAYERS, Edgectl, Small, write_recipe
 
-COMMANDS = ["build", "push", "run", "bench", "compare", "devices", "history"]
+COMMANDS = ["build", "push", "run", "bench", "roofline", "compare", "devices", "history"]
 COMMANDS += ["emulator start", "emulator stop", "emulator status"]
 
 

@@ -83,6 +83,22 @@ def test_it_stays_on_the_cpus_of_the_mask(runner: RunRunner, small: Model) -> No
     refused(runner("--model", small.path, "--cpu-mask", "fish"), "usage", "hexadecimal")
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_it_measures_the_peaks_of_the_device(runner: RunRunner, threads: int) -> None:
+    code, document = runner("--peaks", "--threads", threads, "--cpu-mask", f"{sum(1 << n for n in os.sched_getaffinity(0)):x}")
+    assert code == 0
+    assert set(document) == {"version", "threads", "flops_per_ns", "bytes_per_ns"}
+    assert (document["version"], document["threads"]) == (1, threads)
+    assert min(document["flops_per_ns"], document["bytes_per_ns"]) > 0
+
+
+def test_without_the_memory_to_read_it_says_so(tmp_path: Path) -> None:
+    program = runner_bundle("host").files["runner"]
+    limited = f"ulimit -v 120000; exec {program} --peaks"
+    done = subprocess.run(["sh", "-c", limited], capture_output=True, check=False)
+    refused(Ended(done.returncode, json.loads(done.stdout)), "run", "not enough memory")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -93,6 +109,10 @@ def test_it_stays_on_the_cpus_of_the_mask(runner: RunRunner, small: Model) -> No
         (["--model", "x", "--runs", "3x"], "whole number"),
         (["--model", "x", "--warmup", "-1"], "whole number"),
         (["--model", "x", "--threads", "99999999999999999999"], "whole number"),
+        (["--peaks", "--threads", "0"], "whole number"),
+        (["--peaks", "--model", "x"], "no --model"),
+        (["--runs", "3", "--peaks"], "no --runs"),
+        (["--peaks", "2"], "no argument 2"),
     ],
 )
 def test_a_wrong_command_line_is_refused(runner: RunRunner, arguments: list[str], words: str) -> None:

@@ -8,10 +8,10 @@ import tempfile
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from edgectl.artifact import Artifact
 from edgectl.device import Device, Progress, PushResult
@@ -33,6 +33,21 @@ class Reply(BaseModel):
     runs_ns: list[int]
     peak_rss_kb: int
     outputs: list[dict[str, Any]]
+
+
+class Peaks(BaseModel):
+    """What a device does at most with some threads: float operations, and bytes read from memory, in a ns of its clock.
+
+    Per ns of time these are GFLOP/s and GB/s; in the emulated phone they are per executed instruction.
+    """
+
+    version: int
+    threads: int
+    flops_per_ns: float = Field(gt=0)
+    bytes_per_ns: float = Field(gt=0)
+
+
+_Said = TypeVar("_Said", Reply, Peaks)
 
 
 class Session:
@@ -98,7 +113,7 @@ class Session:
                 outputs = [f"{mark}_{i}.npy" for i in range(len(self.artifact.manifest.outputs))]
                 remote += outputs
                 arguments += ["--output", self._path(mark)]
-            reply = self._reply(arguments)
+            reply = self._ask(arguments, Reply)
             if etdump is not None:
                 self.device.pull(f"{mark}.etdp", etdump, self._folder)
             return reply, [self._pull_array(name) for name in outputs] if want_outputs else []
@@ -106,6 +121,14 @@ class Session:
             if remote:
                 with contextlib.suppress(ToolError):  # the device may be gone; its next push does not trip over leftovers
                     self.device.run(["rm", "-f", *remote], folder=self._folder, timeout=30)
+
+    def peaks(self, threads: int = 1) -> Peaks:
+        """Measures what the device does at most with `threads` threads; the artifact is not run.
+
+        Raises:
+            ToolError: the device or the runner fails, or lacks the memory to read.
+        """
+        return self._ask(["--peaks", "--threads", str(threads)], Peaks)
 
     def check(self, outputs: Sequence[np.ndarray]) -> float:
         """The largest difference of a golden run's outputs from PyTorch's, over their largest value.
@@ -147,13 +170,14 @@ class Session:
                 raise ToolError(f"reading an output of {self.device.name}", str(error)) from error
             return array
 
-    def _reply(self, arguments: Sequence[str]) -> Reply:
-        step = f"running {self.artifact.folder.name} on {self.device.name}"
+    def _ask(self, arguments: Sequence[str], kind: type[_Said]) -> _Said:
+        what = self.artifact.folder.name if kind is Reply else "the measurement of its peaks"
+        step = f"running {what} on {self.device.name}"
         result = self.device.run(
             [*self._command, *arguments],
             folder=RUNNER_FOLDER,
             timeout=_TIMEOUT_SECONDS,
-            label=self.artifact.folder.name,
+            label=what,
         )
         try:
             document = json.loads(result.stdout)
@@ -165,7 +189,7 @@ class Session:
             said = (result.stderr.strip() or result.stdout.strip())[-1500:]
             raise ToolError(step, f"the runner ended with code {result.code}" + (f": {said}" if said else ""))
         try:
-            return Reply.model_validate(document)
+            return kind.model_validate(document)
         except ValidationError as error:
             raise ToolError(step, f"the runner's reply cannot be read: {error.errors()[0]['msg']}") from error
 

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from edgectl import __version__
-from edgectl.cli import bench, build, compare, devices, emulator, history, push, run
+from edgectl.cli import bench, build, compare, devices, emulator, history, push, roofline, run
 
 _INTERRUPTED = 130
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (build, push, run, bench, compare, devices, history):
+for module in (build, push, run, bench, roofline, compare, devices, history):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(emulator.app, name="emulator")
 
