@@ -35,6 +35,7 @@ def report(model: str = "wdsr", device: str = "host", clock: str = "wall") -> La
         clock=clock,
         threads=1,
         warmup=2,
+        peak_rss_kb=4321,
         total=spread,
         profiled=spread,
         layers=[LayerLatency.measured(facts, spread), LayerLatency.measured(facts | {"name": "body.1"}, None)],
@@ -90,6 +91,16 @@ def test_a_report_that_fails_to_be_written_leaves_no_part_behind(tmp_path: Path)
     with pytest.raises(ToolError, match="full"):
         history.record(report())
     assert len(history.entries()) == 1
+
+
+def test_a_history_of_the_first_version_is_kept_and_goes_on(tmp_path: Path) -> None:
+    history = History(tmp_path / "history.sqlite")
+    history.record(report("old"))
+    with sqlite3.connect(history.path) as db:
+        db.execute("ALTER TABLE report DROP COLUMN peak_rss_kb")
+        db.execute("PRAGMA user_version=1")
+    history.record(report("new"))
+    assert [(e.report.model, e.report.peak_rss_kb) for e in history.entries()] == [("new", 4321), ("old", None)]
 
 
 def test_a_history_of_a_newer_edgectl_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from edgectl.errors import ToolError, UserError
 from edgectl.paths import state_root
 from edgectl.profile.report import Latency, LatencyReport, LayerLatency
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _BUSY_SECONDS = 60.0
 
-_SCHEMA = """
+_FIRST_SCHEMA = """
 CREATE TABLE report (
   id INTEGER PRIMARY KEY,
   taken_at TEXT NOT NULL,
@@ -54,6 +54,8 @@ CREATE TABLE layer (
   PRIMARY KEY (report_id, position)
 ) STRICT;
 """
+_MIGRATIONS = (_FIRST_SCHEMA, "ALTER TABLE report ADD COLUMN peak_rss_kb INTEGER;")
+"""What makes a file of each version out of one of the version before."""
 _LAYER_FIELDS = tuple(LayerLatency.model_fields)
 _JSON_FIELDS = ("input_shape", "shape")
 
@@ -91,6 +93,7 @@ class History:
             "warmup": report.warmup,
             "total": report.total.model_dump_json(),
             "profiled": report.profiled.model_dump_json(),
+            "peak_rss_kb": report.peak_rss_kb,
         }
         with self._transaction() as db:
             number = _insert(db, "report", row)
@@ -140,9 +143,10 @@ def _migrate(db: sqlite3.Connection, path: Path) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
         raise UserError(f"{path} was written by a newer edgectl (schema {version}): update edgectl to use it.")
-    if version == 0:
-        for statement in filter(str.strip, _SCHEMA.split(";")):
+    for migration in _MIGRATIONS[version:]:
+        for statement in filter(str.strip, migration.split(";")):
             db.execute(statement)
+    if version < SCHEMA_VERSION:
         db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
@@ -160,7 +164,7 @@ def _layer_row(layer: LayerLatency) -> dict[str, Any]:
 def _entry(db: sqlite3.Connection, row: sqlite3.Row) -> Entry:
     layers = db.execute("SELECT * FROM layer WHERE report_id = ? ORDER BY position", (row["id"],)).fetchall()
     report = LatencyReport(
-        **{field: row[field] for field in ("model", "sha256", "clock", "threads", "cpu_mask", "warmup")},
+        **{field: row[field] for field in ("model", "sha256", "clock", "threads", "cpu_mask", "warmup", "peak_rss_kb")},
         device=json.loads(row["device"]),
         total=Latency.model_validate_json(row["total"]),
         profiled=Latency.model_validate_json(row["profiled"]),
