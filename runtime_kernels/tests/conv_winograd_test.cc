@@ -11,6 +11,7 @@
 #include "array_vec.h"
 #include "conv_problem.h"
 #include "kernels/winograd/winograd_impl.h"
+#include "winograd_weights.h"
 
 namespace edge::conv_test {
 namespace {
@@ -27,21 +28,6 @@ std::vector<NamedWinograd> WinogradTables() {
   }
   tables.push_back({"wide", WinogradTable<ArrayVec<16>>()});
   return tables;
-}
-
-// G g G^T, with the points 0, 1, -1 (, 2, -2) and infinity.
-std::vector<double> TransformedKernel(const std::array<double, 9>& g, int m) {
-  const std::vector<double> g2 = {1, 0, 0, .5, .5, .5, .5, -.5, .5, 0, 0, 1};
-  const std::vector<double> g4 = {1. / 4,  0,        0,       -1. / 6, -1. / 6, -1. / 6,
-                                  -1. / 6, 1. / 6,   -1. / 6, 1. / 24, 1. / 12, 1. / 6,
-                                  1. / 24, -1. / 12, 1. / 6,  0,       0,       1};
-  const std::vector<double>& left = m == 2 ? g2 : g4;
-  const int a = m + 2;
-  std::vector<double> u(static_cast<size_t>(a * a));
-  for (int k = 0; k < a * a; ++k) {
-    for (int i = 0; i < 9; ++i) u[k] += left[k / a * 3 + i / 3] * g[i] * left[k % a * 3 + i % 3];
-  }
-  return u;
 }
 
 struct Case {
@@ -80,7 +66,7 @@ class WinogradProblem {
     in.out = patches.data(), in.out_k = plane, in.out_h = tiles;
     table.kernels.in[c_.m / 4](in);
     ASSERT_TRUE(std::isnan(patches.back())) << "wrote behind the last plane";
-    const std::vector<double> u = TransformedKernel(kernel_, c_.m);
+    const std::vector<double> u = testing::TransformedKernel(kernel_.data(), c_.m);
     for (int64_t i = 0; i < size * plane; ++i) {
       ASSERT_FALSE(std::isnan(patches[i]))
           << "coefficient " << i / plane << " of tile " << i % plane;
@@ -140,7 +126,7 @@ TEST(Winograd, IsTheConvolutionForEveryWidth) {
   for (const NamedWinograd& table : WinogradTables()) {
     for (int m : {2, 4}) {
       for (int w = 1; w <= 100; ++w) {
-        SCOPED_TRACE(testing::Message() << table.name << " m " << m << " w " << w);
+        SCOPED_TRACE(::testing::Message() << table.name << " m " << m << " w " << w);
         WinogradProblem({m, 1 + w % 11, w, 1, 1, 1 + w % 11, w, ActKind::kNone, Residual::kNone}, 1)
             .Check(table);
         if (HasFatalFailure()) return;
@@ -163,7 +149,7 @@ TEST(Winograd, TakesAnyPaddingActivationAndResidual) {
     c.act = static_cast<ActKind>(pick(0, static_cast<int>(ActKind::kSilu)));
     c.residual = static_cast<Residual>(pick(0, 3));
     for (const NamedWinograd& table : WinogradTables()) {
-      SCOPED_TRACE(testing::Message() << table.name << " case " << i);
+      SCOPED_TRACE(::testing::Message() << table.name << " case " << i);
       WinogradProblem(c, static_cast<uint32_t>(i)).Check(table);
       if (HasFatalFailure()) return;
     }

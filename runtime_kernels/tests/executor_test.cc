@@ -120,6 +120,37 @@ Tensor RunChainPlan(int32_t h, int32_t w, int32_t rows, size_t threads) {
   return outputs[0];
 }
 
+TEST(Executor, WinogradsTilesComputeTheConvolutionHoweverTheyAreCut) {
+  for (uint32_t seed = 0; seed < 60; ++seed) {
+    Random random(seed);
+    const int32_t m = seed % 2 == 0 ? 2 : 4, c = random.Int(1, 5), f = random.Int(1, 9);
+    const int32_t h = random.Int(1, 30), w = random.Int(1, 40), n = random.Int(1, 2);
+    ConvWeights weights{{f, c, 3, 3}, random.Uniform({f, c, 3, 3}).values, {}};
+    weights.bias = random.Uniform({1, f, 1, 1}).values;
+    weights.pad = 1;
+    weights.block = 1u << random.Int(0, 4);
+    const std::vector<Tensor> inputs = {random.Uniform({n, c, h, w}), random.Uniform({n, f, h, w})};
+    const auto run = [&](int32_t tiles, int threads) {
+      PlanBuilder plan;
+      const uint32_t x = plan.Input({n, c, h, w}), r = plan.Input({n, f, h, w}),
+                     copy = plan.Arena({n, c, h, w}, {1, 1, 1, 1}), y = plan.Output({n, f, h, w});
+      plan.Copy(x, copy);
+      OpRec& op = tiles == 0 ? plan.Packed(OpKind::kConv, copy, y, weights)
+                             : plan.Winograd(copy, y, weights, m, tiles);
+      op.residual = r;
+      op.act = static_cast<uint32_t>(ActKind::kHardswish);
+      std::vector<Tensor> outputs = {Tensor({n, f, h, w})};
+      EXPECT_EQ(RunPlan(plan.Finish(), inputs, &outputs, threads), Status::kOk);
+      return outputs[0];
+    };
+    const Tensor direct = run(0, 1);
+    for (int32_t tiles : {1, 5, 24, 1000}) {
+      SCOPED_TRACE(seed);
+      for (int threads : {1, 3}) ExpectNear(run(tiles, threads), direct, 1e-4f);
+    }
+  }
+}
+
 TEST(Executor, BandsOfRowsComputeWhatWholeTensorsDo) {
   for (int32_t h : {1, 2, 5, 13, 24}) {
     for (int32_t w : {1, 9, 33}) {

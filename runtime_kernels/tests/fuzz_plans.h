@@ -83,30 +83,22 @@ inline PlanBytes HeadFuzzPlan(uint32_t block) {
   return plan.Finish();
 }
 
-// Winograd's transforms, as whole maps and in bands of rows.
-inline PlanBytes WinogradFuzzPlan(int32_t m, bool in_bands) {
+// A convolution by Winograd's tiles, in several blocks and with a residual.
+inline PlanBytes WinogradFuzzPlan(int32_t m, uint32_t block) {
   PlanBuilder plan;
-  const int32_t size = (m + 2) * (m + 2),
-                rows = 2 * m + 1;  // of the output, in three rows of tiles
-  const Dims dims = {1, 2, rows, 9};
-  const uint32_t x = plan.Input(dims), copy = plan.Arena(dims, {0, 1, 0, 2}),
-                 coefficients = plan.Arena({1, 2 * size, 3, (9 + m - 1) / m});
-  if (in_bands) plan.Window(coefficients, 2);
+  const Dims dims = {1, 3, 11, 9};
+  const uint32_t x = plan.Input(dims), copy = plan.Arena(dims, {0, 1, 0, 2});
   plan.Copy(x, copy);
-  OpRec& in = plan.Op(OpKind::kWinogradIn, {copy}, coefficients, "conv");
-  in.p[0] = m, in.p[1] = 1, in.p[2] = 1;
-  OpRec& out = plan.Op(OpKind::kWinogradOut, {coefficients}, plan.Output(dims), "conv");
-  out.p[0] = m;
-  out.residual = copy;
-  out.act = static_cast<uint32_t>(ActKind::kClamp);
-  out.act_param[1] = 1.0f;
-  if (in_bands) plan.Chain(1, 2, {{2, 0}, {2 * m, 0}, {3, 1}, {rows, 0}});
+  OpRec& op = plan.Winograd(copy, plan.Output(dims), FuzzWeights({3, 3, 3, 3}, block, 6), m, 4);
+  op.residual = copy;
+  op.act = static_cast<uint32_t>(ActKind::kClamp);
+  op.act_param[1] = 1.0f;
   return plan.Finish();
 }
 
 inline std::vector<std::vector<uint8_t>> FuzzPlans() {
-  std::vector<PlanBytes> plans = {NeckFuzzPlan(), ChainPlan(13, 9, 2), WinogradFuzzPlan(2, false),
-                                  WinogradFuzzPlan(4, true)};
+  std::vector<PlanBytes> plans = {NeckFuzzPlan(), ChainPlan(13, 9, 2), WinogradFuzzPlan(2, 4),
+                                  WinogradFuzzPlan(4, 1)};
   for (uint32_t block : {1, 2, 4, 8, 16}) {
     plans.push_back(ConvFuzzPlan(block));
     plans.push_back(HeadFuzzPlan(block));

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "edge/plan_format.h"
+#include "winograd_weights.h"
 
 namespace edge::testing {
 
@@ -116,6 +117,34 @@ class PlanBuilder {
                 const std::string& name = "conv") {
     const std::vector<uint8_t> blob = Pack(tensors_[in], w);
     OpRec& op = Op(kind, {in}, out, name);
+    op.data_off = AddData(blob.data(), blob.size());
+    op.data_size = blob.size();
+    return op;
+  }
+  // The 3x3 convolution `w` by tiles of m x m pixels, at most `tiles` of them a block.
+  OpRec& Winograd(uint32_t in, uint32_t out, const ConvWeights& w, int32_t m, int32_t tiles) {
+    const int32_t size = (m + 2) * (m + 2), filters = w.dims[0], channels = w.dims[1];
+    ConvWeights product{{size * filters, size * channels, 1, 1}, {}, {}};
+    product.weights.resize(Count(product.dims));
+    product.bias.resize(static_cast<size_t>(size * filters));
+    product.block = w.block;
+    for (int32_t f = 0; f < filters; ++f) {
+      for (int32_t c = 0; c < channels; ++c) {
+        const auto u =
+            TransformedKernel(&w.weights[static_cast<size_t>((f * channels + c) * 9)], m);
+        for (int32_t k = 0; k < size; ++k) {
+          const int64_t row = k * filters + f, column = k * channels + c;
+          product.weights[static_cast<size_t>(row * size * channels + column)] =
+              static_cast<float>(u[static_cast<size_t>(k)]);
+        }
+      }
+      product.bias[static_cast<size_t>((m + 3) * filters + f)] = w.bias[static_cast<size_t>(f)];
+    }
+    TensorRec coefficients = {};
+    coefficients.stride[1] = tiles;
+    const std::vector<uint8_t> blob = Pack(coefficients, product);
+    OpRec& op = Op(OpKind::kWinograd, {in}, out, "conv");
+    op.p[0] = m, op.p[1] = op.p[2] = w.pad, op.p[3] = tiles;
     op.data_off = AddData(blob.data(), blob.size());
     op.data_size = blob.size();
     return op;

@@ -158,7 +158,7 @@ TEST(Plan, RefusesDamagedTensors) {
 
 TEST(Plan, RefusesDamagedOps) {
   ExpectRefused({
-      {"kind", Status::kBadValue, [](PlanBytes& b) { b.op(kPoolOp).op = 14; }},
+      {"kind", Status::kBadValue, [](PlanBytes& b) { b.op(kPoolOp).op = 15; }},
       {"activation", Status::kBadValue, [](PlanBytes& b) { b.op(kConvOp).act = 7; }},
       {"activation of an op without one", Status::kBadValue,
        [](PlanBytes& b) { b.op(kPoolOp).act = 1; }},
@@ -258,6 +258,32 @@ TEST(Plan, RefusesAnUnusedLaneBeforeAUsedOne) {
     std::swap(filters[lane], filters[lane + 1]);
     EXPECT_EQ(Load(bytes), Status::kBadValue) << lane;
   }
+}
+
+TEST(Plan, RefusesTilesThatAreNotThere) {
+  const auto damaged = [](const std::function<void(PlanBytes&)>& damage) {
+    PlanBuilder plan;
+    const uint32_t x = plan.Input({1, 2, 5, 6});
+    plan.Winograd(x, plan.Output({1, 3, 5, 6}),
+                  {{3, 2, 3, 3}, std::vector<float>(54, 1.0f), std::vector<float>(3, 1.0f)}, 2, 4);
+    PlanBytes bytes = plan.Finish();
+    damage(bytes);
+    return Load(bytes);
+  };
+  const auto offsets = [](PlanBytes& b) {
+    uint8_t* blob = b.blob(0);
+    return reinterpret_cast<int32_t*>(blob +
+                                      reinterpret_cast<const PackedHeader*>(blob)->offsets_off);
+  };
+  EXPECT_EQ(damaged([](PlanBytes&) {}), Status::kOk);
+  EXPECT_EQ(damaged([](PlanBytes& b) { b.op(0).p[0] = 3; }), Status::kBadValue);
+  EXPECT_EQ(damaged([](PlanBytes& b) { b.op(0).p[0] = 4; }), Status::kBadValue);
+  EXPECT_EQ(damaged([](PlanBytes& b) { b.op(0).p[3] = 0; }), Status::kBadValue);
+  EXPECT_EQ(damaged([](PlanBytes& b) { b.op(0).p[3] = 1 << 24; }), Status::kBadValue);
+  EXPECT_EQ(damaged([](PlanBytes& b) { b.op(0).p[3] = 3; }), Status::kBadOffset);
+  EXPECT_EQ(damaged([&](PlanBytes& b) { offsets(b)[0] = -1; }), Status::kBadOffset);
+  EXPECT_EQ(damaged([&](PlanBytes& b) { offsets(b)[0] = 31 * 4 + 1; }), Status::kBadOffset);
+  EXPECT_EQ(damaged([&](PlanBytes& b) { offsets(b)[0] = 31 * 4; }), Status::kOk);
 }
 
 TEST(Plan, RefusesNamesThatAreNoNames) {

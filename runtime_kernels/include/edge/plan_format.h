@@ -13,7 +13,7 @@
 namespace edge {
 
 constexpr char kPlanMagic[8] = {'E', 'D', 'G', 'E', 'P', 'L', 'A', 'N'};
-constexpr uint32_t kPlanVersion = 2;
+constexpr uint32_t kPlanVersion = 3;
 constexpr uint32_t kNone = 0xffffffffu;
 
 enum class Storage : uint32_t { kArena = 0, kInput = 1, kOutput = 2, kConst = 3 };
@@ -37,8 +37,7 @@ enum class OpKind : uint32_t {
                            // area_pixel_compute_source_index)
   kPixelShuffle = 12,      // p: r, crop_top, crop_left
   kSoftmax = 13,           // over dim 1 of (n, c, h, w)
-  kWinogradIn = 14,        // p: m, pad_top, pad_left
-  kWinogradOut = 15,       // p: m
+  kWinograd = 14,          // p: m, pad_top, pad_left, tiles; packed blob
 };
 
 // y = act(x). kClamp covers relu (0, inf) and relu6 (0, 6).
@@ -86,7 +85,7 @@ constexpr uint64_t kArenaSlack = 1024;
 // (stride[2] >= w + max(left, right)). Whatever op writes the tensor leaves its halo zero.
 // The columns between the rows of an arena tensor belong to it: what is not halo there may hold
 // anything. An op does not write over what it reads, but kUnary, kAdd, kMul (an operand) and kConv,
-// kLinear, kWinogradOut (the residual) may when both are the same view.
+// kLinear, kWinograd (the residual) may when both are the same view.
 // With a window, only that many rows of every plane are in memory at a time, the halo's rows among
 // them: `offset` is where the lowest of them begins, and which row that is, the chain says that the
 // tensor belongs to (it is written and read in no other place).
@@ -106,14 +105,14 @@ static_assert(sizeof(TensorRec) == 96);
 struct OpRec {         // 160 bytes
   uint32_t op;         // OpKind
   uint32_t act;        // ActKind, applied to the result of kConv, kLinear, kUnary, kAdd, kMul,
-                       // kWinogradOut
+                       // kWinograd
   float act_param[2];  // clamp: lo, hi; leaky relu: slope
   uint32_t name_off;   // into the strings: the PyTorch module path, not terminated
   uint32_t name_len;
   uint32_t inputs_off;  // first entry in the index table
   uint32_t n_inputs;
   uint32_t output;    // tensor id
-  uint32_t residual;  // tensor id with the output's dims, or kNone; kConv, kLinear, kWinogradOut
+  uint32_t residual;  // tensor id with the output's dims, or kNone; kConv, kLinear, kWinograd
   uint32_t residual_after_act;  // 0: y = act(conv + r); 1: y = act(conv) + r
   int32_t p[12];
   float f[4];
@@ -135,7 +134,7 @@ static_assert(sizeof(OpRec) == 160);
 //              // there on that were computed before are kept. -halo[0] in the first band.
 //
 // The last band ends all outputs at their last rows. kCopy, kConv, kUnary, kAdd, kMul, kConcat
-// (axis 1), kMaxPool, kPixelShuffle (not cropped at the top), kWinogradIn and kWinogradOut can be
+// (axis 1), kMaxPool, kPixelShuffle (not cropped at the top) can be
 // part of a chain.
 struct ChainRec {  // 16 bytes
   uint32_t first_op;
@@ -159,16 +158,16 @@ static_assert(sizeof(ChainRec) == 16);
 //
 // A transposed convolution with stride r is a convolution with r * r times the filters, then this.
 //
-// kWinogradIn and kWinogradOut: a 3x3 convolution with stride 1 as F(m x m, 3 x 3) (Winograd, 1980;
-// Lavin and Gray, 2015), m = 2 or 4, a = m + 2. The output is cut into tiles of m x m pixels, each
-// computed from a patch d of a x a inputs that begins at row y * m - pad_top, column x * m -
-// pad_left, zero outside of the input. With B and A for the points 0, 1, -1 (, 2, -2), infinity:
+// kWinograd: a 3x3 convolution with stride 1 as F(m x m, 3 x 3) (Winograd, 1980; Lavin and Gray,
+// 2015), m = 2 or 4, a = m + 2. The output is cut into tiles of m x m pixels, each computed from a
+// patch d of a x a inputs that begins pad_top rows above and pad_left columns left of it, zero
+// outside of the input:
 //
-//   kWinogradIn:   out[k * c + channel][y][x] = (B^T d B)[k / a][k % a] of tile (y, x), k < a * a,
-//   kWinogradOut:  the tile's pixels = act(A^T t A (+ r)), t[k / a][k % a] = in[k * c +
-//   channel][y][x].
+//   tile = act(A^T [sum over channels of U * (B^T d B)] A (+ r)),
 //
-// Between them a kConv over 1x1 kernels with a * a groups multiplies.
+// with B and A for the points 0, 1, -1 (, 2, -2), infinity. The packed blob holds U, and the bias
+// in coefficient (1, 1): it is a kConv over blocks of at most `tiles` tiles, with (a * a * c)
+// planes of `tiles` elements as input and (a * a * f) as output, coefficients outermost.
 //
 // kConv, with the sum over the entries e of f's block:
 //

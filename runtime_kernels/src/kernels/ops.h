@@ -6,7 +6,6 @@
 
 #include "edge/plan_format.h"
 #include "edge/thread_pool.h"
-#include "kernels/conv/conv.h"
 #include "kernels/rows/rows.h"
 #include "kernels/view.h"
 
@@ -14,7 +13,7 @@ namespace edge {
 
 struct OpCall {
   const OpRec& op;
-  const ConstView* in;  // [op.n_inputs], then the residual if there is one
+  const ConstView* in;  // [op.n_inputs]
   View out;
   const RowOps& rows;
   ThreadPool* pool;
@@ -32,13 +31,6 @@ void RunUpsampleNearest(const OpCall& call);
 void RunUpsampleBilinear(const OpCall& call);
 void RunPixelShuffle(const OpCall& call);
 void RunSoftmax(const OpCall& call);
-void RunWinogradIn(const OpCall& call);
-void RunWinogradOut(const OpCall& call);
-
-inline Epilogue EpilogueOf(const OpRec& op) {
-  return {static_cast<ActKind>(op.act), op.act_param[0], op.act_param[1],
-          op.residual_after_act != 0};
-}
 
 // out = in, element by element; the dims are equal.
 void CopyElements(const ConstView& in, const View& out, ThreadPool* pool);

@@ -29,10 +29,6 @@ RowRange InputRows(const OpRec& op, int64_t in_h, int64_t out_h, RowRange rows) 
     case OpKind::kMaxPool:
       read = Windows(rows, p[2], p[4], (int64_t{p[0]} - 1) * p[6] + 1);
       break;
-    case OpKind::kWinogradIn:
-      read = Windows(rows, p[0], p[1], int64_t{p[0]} + 2);
-      break;
-    case OpKind::kWinogradOut:
     case OpKind::kPixelShuffle:
       read = {rows.begin / p[0], DivUp(rows.end, p[0])};
       break;
@@ -49,9 +45,8 @@ OpRec OpFrom(const OpRec& op, RowRange rows, int64_t first) {
   const auto moved = [&](int64_t stride, int32_t pad) {
     return static_cast<int32_t>(pad - rows.begin * stride + first);
   };
-  const auto kind = static_cast<OpKind>(op.op);
-  if (kind == OpKind::kCopy || kind == OpKind::kWinogradIn) part.p[1] = moved(op.p[0], op.p[1]);
-  if (kind == OpKind::kMaxPool) part.p[4] = moved(op.p[2], op.p[4]);
+  if (static_cast<OpKind>(op.op) == OpKind::kCopy) part.p[1] = moved(op.p[0], op.p[1]);
+  if (static_cast<OpKind>(op.op) == OpKind::kMaxPool) part.p[4] = moved(op.p[2], op.p[4]);
   return part;
 }
 

@@ -1,5 +1,6 @@
 // The executor: owns the arena, runs the ops in order, keeps halos zero.
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -12,6 +13,7 @@
 #include "kernels/conv/schedule.h"
 #include "kernels/nest.h"
 #include "kernels/ops.h"
+#include "kernels/winograd/winograd.h"
 #include "plan/bands.h"
 #include "plan/halo.h"
 #include "plan/validate.h"
@@ -37,11 +39,10 @@ constexpr OpFunction kOpFunctions[] = {
     RunUpsampleBilinear,
     RunPixelShuffle,
     RunSoftmax,
-    RunWinogradIn,
-    RunWinogradOut,
+    nullptr,
 };
 static_assert(sizeof(kOpFunctions) / sizeof(kOpFunctions[0]) ==
-              static_cast<size_t>(OpKind::kWinogradOut) + 1);
+              static_cast<size_t>(OpKind::kWinograd) + 1);
 
 // Rows of a tensor, of whose memory the first is row `base`.
 template <typename T>
@@ -58,13 +59,18 @@ BasicView<T> ViewOf(const TensorRec& t, T* memory, int64_t base, RowRange rows) 
 
 RowRange AllRows(const TensorRec& t) { return {0, t.dims[2]}; }
 
+Epilogue EpilogueOf(const OpRec& op) {
+  return {static_cast<ActKind>(op.act), op.act_param[0], op.act_param[1],
+          op.residual_after_act != 0};
+}
+
 }  // namespace
 
 struct Executor::Impl {
   class Watch;
-  // How to run a convolution of so many rows.
+  // How to run a convolution of so many rows, or of so many tiles.
   struct PlannedConv {
-    int32_t rows;
+    int64_t size;
     ConvSchedule schedule;
   };
 
@@ -77,6 +83,7 @@ struct Executor::Impl {
   std::unique_ptr<ConstView[]> operands;            // of the running op
   std::unique_ptr<int64_t[]> bases;                 // of every tensor: the first row in its memory
   std::vector<std::vector<PlannedConv>> schedules;  // of every op
+  WinogradSpaces spaces;                            // one a thread
   const float* const* inputs = nullptr;             // of this run
   float* const* outputs = nullptr;
 
@@ -88,6 +95,8 @@ struct Executor::Impl {
   void Slide(uint32_t tensor, int64_t base, int64_t end);
   void RunOp(uint32_t index, RowRange rows);
   void RunConv(uint32_t index, RowRange rows, const View& out);
+  void RunWinograd(uint32_t index, const View& out);
+  size_t Planned(uint32_t op, int64_t size, const ConvArgs& args);
   void RunLinear(const OpRec& op, const View& out);
 };
 
@@ -116,9 +125,19 @@ Status Executor::Impl::Allocate() {
   allocation = bytes <= SIZE_MAX ? std::calloc(1, static_cast<size_t>(bytes)) : nullptr;
   uint32_t most = 0;
   for (uint32_t i = 0; i < plan.header().n_ops; ++i) most = std::max(most, plan.op(i).n_inputs);
-  operands.reset(new (std::nothrow) ConstView[most + 1]);  // and a residual
+  operands.reset(new (std::nothrow) ConstView[most]);
   bases.reset(new (std::nothrow) int64_t[plan.header().n_tensors]());
-  if (allocation == nullptr || operands == nullptr || bases == nullptr) return Status::kOutOfMemory;
+  int64_t space = 0;
+  for (uint32_t i = 0; i < plan.header().n_ops; ++i) {
+    const OpRec& op = plan.op(i);
+    if (static_cast<OpKind>(op.op) != OpKind::kWinograd) continue;
+    const int64_t c = plan.tensor(plan.index(op.inputs_off)).dims[1],
+                  f = plan.tensor(op.output).dims[1];
+    space = std::max(space, WinogradSpace(op.p[0], c, f, op.p[3]));
+  }
+  if (allocation == nullptr || operands == nullptr || bases == nullptr ||
+      !spaces.Allocate(pool->threads(), static_cast<size_t>(space)))
+    return Status::kOutOfMemory;
   const uintptr_t start = reinterpret_cast<uintptr_t>(allocation) + kArenaSlack;
   const uintptr_t aligned = (start + kAlignment - 1) / kAlignment * kAlignment;
   arena = reinterpret_cast<float*>(static_cast<char*>(allocation) +
@@ -164,13 +183,43 @@ void Executor::Impl::RunConv(uint32_t index, RowRange rows, const View& out) {
     args.res_n = residual.sn, args.res_c = residual.sc, args.res_h = residual.sh;
   }
   args.may_write_gaps = plan.tensor(op.output).storage == static_cast<uint32_t>(Storage::kArena);
-  std::vector<PlannedConv>& planned = schedules[index];
-  auto found = std::find_if(planned.begin(), planned.end(),
-                            [&](const PlannedConv& p) { return p.rows == out.h; });
-  if (found == planned.end()) {
-    found = planned.insert(planned.end(), {out.h, PlanConv(args, pool->threads(), isa)});
+  Conv(args, schedules[index][Planned(index, out.h, args)].schedule, pool, isa);
+}
+
+// The place in schedules[op] of the one for this size, which is planned when first seen.
+size_t Executor::Impl::Planned(uint32_t op, int64_t size, const ConvArgs& args) {
+  std::vector<PlannedConv>& planned = schedules[op];
+  for (size_t i = 0; i < planned.size(); ++i) {
+    if (planned[i].size == size) return i;
   }
-  Conv(args, found->schedule, pool, isa);
+  planned.push_back({size, PlanConv(args, pool->threads(), isa)});
+  return planned.size() - 1;
+}
+
+void Executor::Impl::RunWinograd(uint32_t index, const View& out) {
+  const OpRec& op = plan.op(index);
+  const uint32_t first = plan.index(op.inputs_off);
+  WinogradArgs args = {};
+  ResolvePacked(plan, op, &args.packed);
+  args.epilogue = EpilogueOf(op);
+  args.m = op.p[0], args.top = op.p[1], args.left = op.p[2], args.tiles = op.p[3];
+  args.in = Input(first, AllRows(plan.tensor(first)));
+  args.out = out;
+  ConstView residual;
+  if (op.residual != kNone) {
+    residual = Input(op.residual, AllRows(plan.tensor(op.residual)));
+    args.residual = &residual;
+  }
+  const WinogradBlocks blocks = CutWinograd(args);
+  std::array<size_t, 4> places;
+  for (size_t end = 0; end < places.size(); ++end) {
+    const int64_t tiles = TilesOfBlock(blocks, end / 2 != 0, end % 2 != 0);
+    places[end] = Planned(index, tiles, WinogradProduct(args, tiles, arena));
+  }
+  WinogradSchedules chosen;
+  for (size_t end = 0; end < places.size(); ++end)
+    chosen[end / 2][end % 2] = &schedules[index][places[end]].schedule;
+  Winograd(args, chosen, &spaces, pool, isa);
 }
 
 void Executor::Impl::RunLinear(const OpRec& op, const View& out) {
@@ -196,9 +245,10 @@ void Executor::Impl::RunOp(uint32_t index, RowRange rows) {
   const TensorRec& t = plan.tensor(op.output);
   const View out = Output(op.output, rows);
   const auto kind = static_cast<OpKind>(op.op);
-  if (op.residual != kNone) operands[op.n_inputs] = Input(op.residual, rows);
   if (kind == OpKind::kConv) {
     RunConv(index, rows, out);
+  } else if (kind == OpKind::kWinograd) {
+    RunWinograd(index, out);
   } else if (kind == OpKind::kLinear) {
     RunLinear(op, out);
   } else if (out.h == t.dims[2]) {

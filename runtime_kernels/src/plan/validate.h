@@ -29,8 +29,11 @@ Status ValidateOp(const Plan& plan, const OpRec& op, RowRange span, double* work
 // kConv and kLinear: the same for their packed weights.
 Status ValidatePacked(const Plan& plan, const OpRec& op, RowRange span, double* work);
 
-// The packed weights of a kConv or kLinear; the offsets inside of the blob are checked, what they
-// point to is not.
+// kWinograd: the same.
+Status ValidateWinograd(const Plan& plan, const OpRec& op, double* work);
+
+// The packed weights of a kConv, kLinear or kWinograd; the offsets inside of the blob are checked,
+// what they point to is not.
 Status ResolvePacked(const Plan& plan, const OpRec& op, PackedView* out);
 
 // Multiply-adds (or comparable steps) of one run of a valid plan.

@@ -17,8 +17,6 @@ bool CanChain(const OpRec& op) {
     case OpKind::kAdd:
     case OpKind::kMul:
       return true;
-    case OpKind::kWinogradIn:
-    case OpKind::kWinogradOut:
     case OpKind::kCopy:
       return op.p[0] >= 1;
     case OpKind::kMaxPool:
@@ -91,12 +89,11 @@ class ChainCheck {
   }
 
   bool Reads(uint32_t i, const OpRec& op, const TensorRec& t, RowRange rows) {
-    const auto kind = static_cast<OpKind>(op.op);
-    const bool in_groups = kind == OpKind::kPixelShuffle || kind == OpKind::kWinogradOut;
-    if (in_groups && rows.begin % op.p[0] != 0) return false;
+    if (static_cast<OpKind>(op.op) == OpKind::kPixelShuffle && rows.begin % op.p[0] != 0)
+      return false;
     if (op.residual != kNone && !Holds(op.residual, rows)) return false;
     const uint32_t first = plan_.index(op.inputs_off);
-    if (kind == OpKind::kConv) {
+    if (static_cast<OpKind>(op.op) == OpKind::kConv) {
       if (plan_.tensor(first).window == 0) return true;
       // Which rows the entries read is not said; where they read is checked with them.
       const int64_t base = state_[first].base;

@@ -138,26 +138,12 @@ Status CheckPacked(const Operands& o, double* work) {
   return ValidatePacked(o.plan, o.op, o.span, work);
 }
 
-int64_t Tiles(int64_t pixels, int64_t m) { return (pixels + m - 1) / m; }
-
-// Patches may lie outside of the input as a whole.
-Status CheckWinogradIn(const Operands& o, double* work) {
-  const int64_t m = o.op.p[0], patch = m + 2;
-  if ((m != 2 && m != 4) || !Within(o.op.p[1], -kMaxDim, kMaxDim) ||
-      !Within(o.op.p[2], -kMaxDim, kMaxDim)) {
-    return Status::kBadValue;
-  }
-  *work += Elements(o.out) * static_cast<double>(patch);
-  return Require(o.in.dims[0] == o.out.dims[0] && o.out.dims[1] == o.in.dims[1] * patch * patch);
-}
-
-Status CheckWinogradOut(const Operands& o, double* work) {
-  const int64_t m = o.op.p[0], patch = m + 2;
-  if (m != 2 && m != 4) return Status::kBadValue;
-  *work += Elements(o.in) * static_cast<double>(patch);
-  return Require(o.in.dims[0] == o.out.dims[0] && o.in.dims[1] == o.out.dims[1] * patch * patch &&
-                 o.in.dims[2] == Tiles(o.out.dims[2], m) &&
-                 o.in.dims[3] == Tiles(o.out.dims[3], m));
+Status CheckWinograd(const Operands& o, double* work) {
+  const int32_t* p = o.op.p;
+  const bool params = (p[0] == 2 || p[0] == 4) && Within(p[1], -kMaxDim, kMaxDim) &&
+                      Within(p[2], -kMaxDim, kMaxDim) && Within(p[3], 1, kMaxDim);
+  if (!params || o.in.dims[0] != o.out.dims[0]) return Status::kBadValue;
+  return ValidateWinograd(o.plan, o.op, work);
 }
 
 // It is added element by element, so it may be overwritten in place.
@@ -191,11 +177,10 @@ constexpr Rule kRules[] = {
     {1, 1, false, false, false, CheckUpsample},
     {1, 1, false, false, false, CheckPixelShuffle},
     {1, 1, false, false, false, CheckSameDims},  // kSoftmax
-    {1, 1, false, false, false, CheckWinogradIn},
-    {1, 1, true, false, true, CheckWinogradOut},
+    {1, 1, true, false, true, CheckWinograd},
 };
 constexpr uint32_t kRuleCount = sizeof(kRules) / sizeof(kRules[0]);
-static_assert(kRuleCount == static_cast<uint32_t>(OpKind::kWinogradOut) + 1);
+static_assert(kRuleCount == static_cast<uint32_t>(OpKind::kWinograd) + 1);
 
 bool ActivationIsSane(const OpRec& op, bool activates) {
   const float lo = op.act_param[0], hi = op.act_param[1];

@@ -3,6 +3,7 @@
 #include <memory>
 #include <new>
 
+#include "kernels/winograd/winograd.h"
 #include "plan/limits.h"
 #include "plan/overlap.h"
 #include "plan/validate.h"
@@ -122,6 +123,28 @@ Status ValidatePacked(const Plan& plan, const OpRec& op, RowRange span, double* 
     if (*low < 0 || *high >= ImageSpan(Stored(in))) return Status::kBadOffset;
   }
   return Disjoint(reads, ElementsOf(out)) ? Status::kOk : Status::kBadValue;
+}
+
+Status ValidateWinograd(const Plan& plan, const OpRec& op, double* work) {
+  PackedView packed;
+  Status status = ResolvePacked(plan, op, &packed);
+  if (status == Status::kOk) status = CheckRows(packed);
+  if (status == Status::kOk) status = CheckFilters(packed);
+  if (status != Status::kOk) return status;
+  const TensorRec& in = plan.tensor(plan.index(op.inputs_off));
+  const TensorRec& out = plan.tensor(op.output);
+  const int64_t m = op.p[0], tiles = op.p[3], size = (m + 2) * (m + 2);
+  if (packed.n_filters != size * out.dims[1]) return Status::kBadValue;
+  if (WinogradSpace(m, in.dims[1], out.dims[1], tiles) > kMaxSpace) return Status::kBadValue;
+  for (uint32_t i = 0; i < packed.n_entries; ++i) {
+    if (packed.offsets[i] < 0 || packed.offsets[i] > (size * in.dims[1] - 1) * tiles)
+      return Status::kBadOffset;
+  }
+  const double pixels = static_cast<double>(out.dims[0]) * (out.dims[2] + m) * (out.dims[3] + m);
+  *work += pixels / static_cast<double>(m * m) *
+           (packed.block * (static_cast<double>(packed.n_entries) + packed.n_blocks) +
+            static_cast<double>(size * (m + 2)) * (in.dims[1] + out.dims[1]));
+  return Status::kOk;
 }
 
 }  // namespace edge

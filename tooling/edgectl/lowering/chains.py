@@ -20,7 +20,6 @@ _L2_BYTES = 384 * 1024  # of 512 KiB; what the windows of a chain may take toget
 _FAR_BYTES = 1024 * 1024  # larger maps travel to memory and back
 _FAR = 15e9  # bytes a second from there
 _NEAR = 60e9  # and from a cache
-_WEIGHTS = 20e9  # of weights that do not stay in the second-level cache
 _MACS = 35e9  # multiply-adds a second
 _START = 2e-6  # seconds to start an operation
 _WASTE = 20.0  # pixels that the end of a band costs a convolution
@@ -28,7 +27,6 @@ _BANDS = (256, 192, 128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2)
 _LONGEST = 32  # operations
 _SMALL = 64 * 1024  # bytes of a map that stays in the cache anyway
 
-_IN_GROUPS = frozenset((OpKind.PIXEL_SHUFFLE, OpKind.WINOGRAD_OUT))  # p[0] rows of the output for a row of the input
 _ROW_BY_ROW = frozenset((OpKind.CONV, OpKind.UNARY, OpKind.ADD, OpKind.MUL, OpKind.CONCAT))
 
 
@@ -72,7 +70,7 @@ def _can_chain(op: Op) -> bool:
         return op.p[0] == 1
     if op.kind is OpKind.PIXEL_SHUFFLE:
         return op.p[1] == 0
-    return op.kind in _ROW_BY_ROW or op.kind in (OpKind.COPY, OpKind.MAX_POOL, OpKind.WINOGRAD_IN, OpKind.WINOGRAD_OUT)
+    return op.kind in _ROW_BY_ROW or op.kind in (OpKind.COPY, OpKind.MAX_POOL)
 
 
 def _rows_read(op: Op, tensor: Tensor, begin: int, end: int) -> tuple[int, int]:
@@ -87,10 +85,7 @@ def _rows_read(op: Op, tensor: Tensor, begin: int, end: int) -> tuple[int, int]:
         case OpKind.MAX_POOL:
             kernel, stride, pad, dilation = op.p[0], op.p[2], op.p[4], op.p[6]
             return begin * stride - pad, (end - 1) * stride - pad + (kernel - 1) * dilation + 1
-        case OpKind.WINOGRAD_IN:
-            m, pad, _ = op.p
-            return begin * m - pad, (end - 1) * m - pad + m + 2
-        case OpKind.PIXEL_SHUFFLE | OpKind.WINOGRAD_OUT if tensor is not op.residual:
+        case OpKind.PIXEL_SHUFFLE:
             return begin // op.p[0], -(-end // op.p[0])
         case _:
             return (begin, end) if tensor.dims[2] == height else (0, tensor.dims[2])
@@ -185,7 +180,7 @@ def _banded(ops: Sequence[Op], uses: _Uses, first: int, last: int, rows: int, *,
             for band in bands:
                 bases[band][k] = column[band]
     size = sum(4 * t.dims[0] * t.dims[1] * t.stride[2] * window for t, window in windows.items())
-    weights = max(_weight_bytes(op) // op.groups for op in part)  # what runs over a strip of the input
+    weights = max(4 * op.macs // (op.output.dims[2] * op.output.dims[3]) for op in part)
     if not windows or size + weights > _L2_BYTES:
         return None
     pairs = [list(zip(ends[band], bases[band], strict=True)) for band in bands]
@@ -207,7 +202,7 @@ def _ends(
             end = max(_rows_read(part[r], op.output, 0, ends[r])[1] for r in readers[k])
         else:
             end = math.ceil(heights[k] * share)
-        if op.kind in _IN_GROUPS:
+        if op.kind is OpKind.PIXEL_SHUFFLE:
             end = -(-end // op.p[0]) * op.p[0]
         ends[k] = max(min(end, heights[k]), before[k] if before else 0)
     return ends
@@ -228,10 +223,6 @@ def _bases(part: Sequence[Op], heights: list[int], readers: list[int], ends: lis
     return column, most
 
 
-def _weight_bytes(op: Op) -> int:
-    return 4 * op.macs // (op.output.dims[0] * op.output.dims[2] * op.output.dims[3])
-
-
 def _alone(op: Op) -> float:
     return _seconds([op], {}, 1)
 
@@ -249,7 +240,5 @@ def _seconds(ops: Sequence[Op], windows: dict[Tensor, int], bands: int) -> float
                 kept = max(0, windows[tensor] - h // bands)
                 seconds += 2 * bands * 4 * n * c * kept * w / _NEAR
         pixels = op.output.dims[2] * op.output.dims[3] / bands
-        if op.groups > 1:  # each is over before the first one is needed again
-            seconds += bands * _weight_bytes(op) / _WEIGHTS
         seconds += bands * _START + op.macs / _MACS * (1 + _WASTE / pixels)
     return seconds

@@ -28,6 +28,7 @@ from edgectl.lowering.plan import (
     reshaped,
     write,
 )
+from edgectl.lowering.winograd import Tiling
 
 # Maps up to this wide share one row stride, so that a kernel can run a whole plane as one row.
 _NARROW = 128
@@ -85,8 +86,8 @@ class _Lowering:
         self.tensors: dict[ir.Value, Tensor] = {}
         self.copies: dict[tuple[ir.Value, object], Tensor] = {}
         convs = [node for node in graph.nodes if isinstance(node, ir.Conv) and not is_point(node)]
-        self.tiles = {node: m for node in convs if (m := winograd.tile(node))}
-        self.geometries = {node: geometry(node) for node in convs if node not in self.tiles}
+        self.tilings = {node: tiling for node in convs if (tiling := winograd.choose(node))}
+        self.geometries = {node: geometry(node) for node in convs if node not in self.tilings}
         self.halos: dict[ir.Value, Dims] = {}
         self.gaps: dict[tuple[int, ...], int] = {}
         self._plan_halos()
@@ -248,8 +249,8 @@ class _Lowering:
         self.layers.append(make)
 
     def _method(self, node: ir.Node, op: Op) -> str:
-        if isinstance(node, ir.Conv) and node in self.tiles:
-            return f"Winograd F({self.tiles[node]}, 3)"
+        if isinstance(node, ir.Conv) and node in self.tilings:
+            return f"Winograd F({self.tilings[node].m}, 3)"
         return "direct" if op.kind is OpKind.CONV else "linear"
 
     def _image_op(
@@ -312,11 +313,11 @@ class _Lowering:
     def _conv(self, node: ir.Conv) -> None:
         # a transposed convolution uses each weight once an input pixel, the others once an output pixel
         pixels = math.prod((node.inputs[0] if node.transposed else node.output).shape[2:]) * node.output.shape[0]
-        if node in self.tiles:
-            op = self._winograd_conv(node, self.tiles[node])
+        if node in self.tilings:
+            op = self._winograd_conv(node, self.tilings[node])
         else:
             op = self._point_conv(node) if is_point(node) else self._map_conv(node, self.geometries[node])
-            op.macs, op.groups = int(np.count_nonzero(node.weight)) * pixels, node.groups
+            op.macs = int(np.count_nonzero(node.weight)) * pixels
         self._record(node, ir.label(node), op, node.filters_first, pixels)
 
     def _point_conv(self, node: ir.Conv) -> Op:
@@ -364,32 +365,15 @@ class _Lowering:
             )
         return op
 
-    def _winograd_conv(self, node: ir.Conv, m: int) -> Op:
+    def _winograd_conv(self, node: ir.Conv, tiling: Tiling) -> Op:
         source = self._image(node.inputs[0], node.name)
         residual = None if node.residual is None else self._image(node.residual, node.name)
-        n, filters, height, width = four_dims(node.output.shape)
-        channels, size = source.dims[1], (m + 2) ** 2
-        grid = (-(-height // m), -(-width // m))
-        patches, tiles = self._arena((n, size * channels, *grid)), self._arena((n, size * filters, *grid))
+        p = (tiling.m, node.padding[0], node.padding[1], tiling.tiles)
         target = self._result(node.output)
-        before = Op(
-            kind=OpKind.WINOGRAD_IN, name=node.name, inputs=[source], output=patches, p=(m, node.padding[0], node.padding[1])
-        )
-        product = Op(kind=OpKind.CONV, name=node.name, inputs=[patches], output=tiles)
-        product.macs, product.groups = n * size * filters * channels * grid[0] * grid[1], size
-        after = Op(
-            kind=OpKind.WINOGRAD_OUT,
-            name=node.name,
-            inputs=[tiles],
-            output=target,
-            act=node.act,
-            residual=residual,
-            residual_after_act=node.residual_after_act,
-            p=(m,),
-        )
-        self.ops += [before, product, after]
-        self.unpacked.append((product, lambda: pack(*winograd.weights(node, m, patches.stride[1]))))
-        return product
+        op = self._weighted(node, OpKind.WINOGRAD, source, target, residual, lambda: pack(*winograd.weights(node, tiling)), p=p)
+        n, _, height, width = target.dims
+        op.macs = tiling.size * node.weight.shape[0] * node.weight.shape[1] * n * tiling.of(height, width)
+        return op
 
     def _phases(self, node: ir.Conv, shape: Geometry, target: Tensor) -> Tensor:
         """The input split into phases, so that a strided convolution runs at stride 1."""
@@ -412,6 +396,7 @@ class _Lowering:
         target: Tensor,
         residual: Tensor | None,
         weights: Callable[[], Packed],
+        p: Sequence[int] = (),
     ) -> Op:
         """`weights` packs them once it is known where the tensors lie."""
         op = Op(
@@ -422,6 +407,7 @@ class _Lowering:
             act=node.act,
             residual=residual,
             residual_after_act=node.residual_after_act,
+            p=p,
         )
         self.ops.append(op)
         self.unpacked.append((op, weights))

@@ -11,7 +11,7 @@ from enum import IntEnum
 from edgectl.lowering.ir import IDENTITY, Activation
 
 MAGIC = b"EDGEPLAN"
-VERSION = 2
+VERSION = 3
 ALIGN = 64
 NONE = 0xFFFFFFFF
 
@@ -47,8 +47,7 @@ class OpKind(IntEnum):
     UPSAMPLE_BILINEAR = 11
     PIXEL_SHUFFLE = 12
     SOFTMAX = 13
-    WINOGRAD_IN = 14
-    WINOGRAD_OUT = 15
+    WINOGRAD = 14
 
 
 Dims = tuple[int, int, int, int]
@@ -92,7 +91,7 @@ class Op:
     """An OpRec. `p` and `f` are the parameters that plan_format.h lists for its kind.
 
     `reach`: a convolution reads rows y + reach[0] to y + reach[1] of its input for row y of its output. `macs`: multiply-adds
-    with weights that are not zero, in so many `groups` of filters that read different channels.
+    with weights that are not zero.
     """
 
     kind: OpKind
@@ -107,7 +106,6 @@ class Op:
     blob: bytes = field(default=b"", repr=False)
     reach: tuple[int, int] = (0, 0)
     macs: int = 0
-    groups: int = 1
 
     @property
     def operands(self) -> list[Tensor]:

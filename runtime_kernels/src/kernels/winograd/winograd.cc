@@ -1,25 +1,90 @@
-// kWinogradIn and kWinogradOut: cuts them into rows of tiles.
+// kWinograd: cuts an output into blocks of tiles and runs them.
 #include "kernels/winograd/winograd.h"
 
 #include <algorithm>
+#include <new>
 
+#include "kernels/conv/schedule.h"
 #include "kernels/nest.h"
-#include "kernels/ops.h"
+#include "kernels/winograd/kernel_table.h"
 
 namespace edge {
 namespace {
 
-// Calls body(n, c) for every image and `channels` channels, on the pool's threads. `tiles` holds
-// the patch * patch coefficients of each.
-template <typename T, typename F>
-void ForEachPlane(const BasicView<T>& tiles, int64_t channels, int64_t patch, ThreadPool* pool,
-                  F body) {
-  BasicView<T> planes = tiles;
-  planes.c = static_cast<int32_t>(channels);
-  planes.h = 1;
-  const size_t cost = static_cast<size_t>(patch * patch * tiles.h * tiles.w);
-  ForEachRow(planes, cost, pool, [&](int64_t n, int64_t c, int64_t) { body(n, c); });
-}
+int64_t DivUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// One block: rows x cols tiles from tile (row, col) of image n on.
+struct Block {
+  int64_t n, row, col, rows, cols;
+};
+
+class WinogradRun {
+ public:
+  WinogradRun(const WinogradArgs& args, ThreadPool* pool, Isa isa)
+      : a_(args), blocks_(CutWinograd(args)), pool_(pool), isa_(isa) {}
+
+  size_t blocks() const { return static_cast<size_t>(a_.out.n * blocks_.down * blocks_.across); }
+
+  void Run(size_t index, const WinogradSchedules& schedules, float* space) const {
+    const WinogradBlocks& b = blocks_;
+    const int64_t i = static_cast<int64_t>(index), row = i / b.across % b.down * b.rows,
+                  col = i % b.across * b.cols;
+    const Block block = {i / b.across / b.down, row, col, std::min(b.rows, b.tile_rows - row),
+                         std::min(b.cols, b.tile_cols - col)};
+    const int64_t tiles = block.rows * block.cols, size = (a_.m + 2) * (a_.m + 2);
+    float* products = space + size * a_.in.c * a_.tiles;
+    Each(a_.in.c, tiles, [&](int64_t c) { In(block, c, space + c * a_.tiles); });
+    const ConvSchedule& schedule =
+        *schedules[row + b.rows >= b.tile_rows][col + b.cols >= b.tile_cols];
+    Conv(WinogradProduct(a_, tiles, space), schedule, pool_, isa_);
+    Each(a_.out.c, tiles, [&](int64_t f) { Out(block, f, products + f * a_.tiles); });
+  }
+
+ private:
+  // Calls body(i) for channels or filters i < n, on the pool's threads unless blocks are.
+  template <class F>
+  void Each(int64_t n, int64_t tiles, const F& body) const {
+    const size_t floats = static_cast<size_t>((a_.m + 2) * (a_.m + 2) * tiles);
+    pool_->ParallelFor(static_cast<size_t>(n), std::max<size_t>(1, kGrainFloats / floats),
+                       [&body](size_t begin, size_t end) {
+                         for (size_t i = begin; i < end; ++i) body(static_cast<int64_t>(i));
+                       });
+  }
+
+  void In(const Block& block, int64_t c, float* coefficients) const {
+    WinogradInJob job = {};
+    job.in = a_.in.Plane(block.n, c);
+    job.in_h = a_.in.sh, job.h = a_.in.h, job.w = a_.in.w;
+    job.top = a_.top - block.row * a_.m, job.left = a_.left - block.col * a_.m;
+    job.tile_rows = block.rows, job.tiles = block.cols;
+    job.out = coefficients;
+    job.out_k = a_.in.c * int64_t{a_.tiles}, job.out_h = block.cols;
+    WinogradKernelsOf(isa_).in[a_.m / 4](job);
+  }
+
+  void Out(const Block& block, int64_t f, const float* coefficients) const {
+    const int64_t y = block.row * a_.m, x = block.col * a_.m;
+    WinogradOutJob job = {};
+    job.in = coefficients;
+    job.in_k = a_.out.c * int64_t{a_.tiles}, job.in_h = block.cols;
+    job.tile_rows = block.rows, job.tiles = block.cols;
+    job.out = a_.out.Row(block.n, f, y) + x;
+    job.out_h = a_.out.sh;
+    job.h = std::min(a_.out.h - y, block.rows * a_.m);
+    job.w = std::min(a_.out.w - x, block.cols * a_.m);
+    if (a_.residual != nullptr) {
+      job.residual = a_.residual->Row(block.n, f, y) + x;
+      job.res_h = a_.residual->sh;
+    }
+    job.epilogue = &a_.epilogue;
+    WinogradKernelsOf(isa_).out[a_.m / 4](job);
+  }
+
+  const WinogradArgs& a_;
+  const WinogradBlocks blocks_;
+  ThreadPool* const pool_;
+  const Isa isa_;
+};
 
 }  // namespace
 
@@ -42,46 +107,61 @@ const WinogradKernels& WinogradKernelsOf(Isa isa) {
   }
 }
 
-void WinogradInWith(const OpCall& call, const WinogradKernels& kernels) {
-  const ConstView& in = call.in[0];
-  const View& out = call.out;
-  const int64_t m = call.op.p[0], patch = m + 2;
-  ForEachPlane(out, in.c, patch, call.pool, [&](int64_t n, int64_t c) {
-    WinogradInJob job = {};
-    job.in = in.Plane(n, c);
-    job.in_h = in.sh, job.h = in.h, job.w = in.w;
-    job.top = call.op.p[1], job.left = call.op.p[2];
-    job.tile_rows = out.h, job.tiles = out.w;
-    job.out = out.Plane(n, c);
-    job.out_k = in.c * out.sc, job.out_h = out.sh;
-    kernels.in[m / 4](job);
-  });
+WinogradBlocks CutWinograd(const WinogradArgs& a) {
+  WinogradBlocks b;
+  b.tile_rows = DivUp(a.out.h, a.m), b.tile_cols = DivUp(a.out.w, a.m);
+  b.across = DivUp(b.tile_cols, a.tiles);
+  b.cols = DivUp(b.tile_cols, b.across);
+  b.rows = std::min(b.tile_rows, a.tiles / b.cols);
+  b.down = DivUp(b.tile_rows, b.rows);
+  return b;
 }
 
-void WinogradOutWith(const OpCall& call, const WinogradKernels& kernels) {
-  const ConstView& in = call.in[0];
-  const View& out = call.out;
-  const int64_t m = call.op.p[0], patch = m + 2;
-  const ConstView* residual = call.op.residual == kNone ? nullptr : &call.in[call.op.n_inputs];
-  const Epilogue epilogue = EpilogueOf(call.op);
-  ForEachPlane(in, out.c, patch, call.pool, [&](int64_t n, int64_t f) {
-    WinogradOutJob job = {};
-    job.in = in.Plane(n, f);
-    job.in_k = out.c * in.sc, job.in_h = in.sh;
-    job.tile_rows = (out.h + m - 1) / m, job.tiles = (out.w + m - 1) / m;
-    job.out = out.Plane(n, f);
-    job.out_h = out.sh, job.h = out.h, job.w = out.w;
-    if (residual != nullptr) {
-      job.residual = residual->Plane(n, f);
-      job.res_h = residual->sh;
-    }
-    job.epilogue = &epilogue;
-    kernels.out[m / 4](job);
-  });
+ConvArgs WinogradProduct(const WinogradArgs& a, int64_t tiles, float* space) {
+  ConvArgs product = {};
+  product.packed = a.packed;
+  product.in = space;
+  product.in_h = a.tiles;
+  product.out = space + (a.m + 2) * (a.m + 2) * int64_t{a.in.c} * a.tiles;
+  product.out_c = product.out_h = a.tiles;
+  product.n = product.h = 1;
+  product.w = static_cast<int32_t>(tiles);
+  return product;
 }
 
-void RunWinogradIn(const OpCall& call) { WinogradInWith(call, WinogradKernelsOf(ActiveIsa())); }
+int64_t TilesOfBlock(const WinogradBlocks& b, bool last_row, bool last_column) {
+  const int64_t rows = last_row ? b.tile_rows - (b.down - 1) * b.rows : b.rows;
+  return rows * (last_column ? b.tile_cols - (b.across - 1) * b.cols : b.cols);
+}
 
-void RunWinogradOut(const OpCall& call) { WinogradOutWith(call, WinogradKernelsOf(ActiveIsa())); }
+bool WinogradSpaces::Allocate(size_t count, size_t floats) {
+  if (floats == 0) return true;
+  memory_.reset(new (std::nothrow) float[count * floats]());
+  if (memory_ == nullptr) return false;
+  for (size_t i = 0; i < count; ++i) free_.push_back(memory_.get() + i * floats);
+  return true;
+}
+
+float* WinogradSpaces::Take() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  float* space = free_.back();
+  free_.pop_back();
+  return space;
+}
+
+void WinogradSpaces::Return(float* space) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  free_.push_back(space);
+}
+
+void Winograd(const WinogradArgs& args, const WinogradSchedules& schedules, WinogradSpaces* spaces,
+              ThreadPool* pool, Isa isa) {
+  const WinogradRun run(args, pool, isa);
+  pool->ParallelFor(run.blocks(), 1, [&](size_t begin, size_t end) {
+    float* space = spaces->Take();
+    for (size_t i = begin; i < end; ++i) run.Run(i, schedules, space);
+    spaces->Return(space);
+  });
+}
 
 }  // namespace edge

@@ -1,57 +1,67 @@
-// Winograd's transforms around a convolution (Winograd, 1980; Lavin and Gray, 2015), a plane at a
-// time. One table of kernels an instruction set.
-//
-// Files compiled with wider -m flags include this, winograd_impl.h and conv/ only: see
-// conv/kernel_table.h.
+// 3x3 convolutions by Winograd's minimal filtering (Winograd, 1980; Lavin and Gray, 2015): blocks
+// of tiles are transformed, multiplied as a convolution over their coefficients, and transformed
+// back.
 #pragma once
+#include <array>
+#include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
 
 #include "kernels/conv/conv.h"
+#include "kernels/view.h"
 
 namespace edge {
 
-struct OpCall;
+// Floats that a block of `tiles` tiles takes on its way: coefficients of c channels and f filters.
+constexpr int64_t WinogradSpace(int64_t m, int64_t c, int64_t f, int64_t tiles) {
+  constexpr int64_t kTail = 64;  // vectors may be read beyond the last plane
+  return (m + 2) * (m + 2) * (c + f) * tiles + kTail;
+}
 
-// V = B^T d B for the patches d of one channel. A tile of m x m outputs needs a patch of a x a
-// inputs, a = m + 2; patches begin m rows and columns after each other. Vectors at the end of a row
-// of tiles may be written into the next one before it is.
-struct WinogradInJob {
-  const float* in;  // h x w; everything around it is zeros
-  int64_t in_h, h, w;
-  int64_t top, left;  // the first patch begins at row -top, column -left
-  int64_t tile_rows, tiles;
-  float* out;  // coefficient k = ky * a + kx of a tile: out[k * out_k + row * out_h + tile]
-  int64_t out_k, out_h;
+struct WinogradArgs {
+  PackedView packed;
+  Epilogue epilogue;
+  int32_t m, top, left;  // p of the op
+  int32_t tiles;         // a block at most, and the distance of planes of coefficients
+  ConstView in;
+  View out;
+  const ConstView* residual;  // or null
 };
 
-// Y = A^T M A for the tiles of one filter, with residual and activation as in a convolution.
-struct WinogradOutJob {
-  const float* in;  // coefficient k of a tile: in[k * in_k + row * in_h + tile]
-  int64_t in_k, in_h;
-  int64_t tile_rows, tiles;
-  float* out;  // h x w, at most m rows and columns for a tile
-  int64_t out_h, h, w;
-  const float* residual;  // or null; may be `out`
-  int64_t res_h;
-  const Epilogue* epilogue;
+// How the tiles of an output are cut into blocks of rows x cols; those at the ends are smaller.
+struct WinogradBlocks {
+  int64_t tile_rows, tile_cols;  // of the output
+  int64_t rows, cols;            // of a block
+  int64_t down, across;          // blocks
+};
+WinogradBlocks CutWinograd(const WinogradArgs& args);
+
+// The convolution over the coefficients of a block of so many tiles, in and out from `space`.
+ConvArgs WinogradProduct(const WinogradArgs& args, int64_t tiles, float* space);
+
+// What a block needs while it is computed.
+class WinogradSpaces {
+ public:
+  // `count` of `floats` each; false where there is no memory.
+  bool Allocate(size_t count, size_t floats);
+  float* Take();
+  void Return(float* space);
+
+ private:
+  std::unique_ptr<float[]> memory_;
+  std::vector<float*> free_;
+  std::mutex mutex_;
 };
 
-// For m = 2 and m = 4.
-struct WinogradKernels {
-  void (*in[2])(const WinogradInJob& job);
-  void (*out[2])(const WinogradOutJob& job);
-};
+// Schedules of the products of inner blocks and of those at the ends: [in the last row][last
+// column].
+using WinogradSchedules = std::array<std::array<const ConvSchedule*, 2>, 2>;
+int64_t TilesOfBlock(const WinogradBlocks& blocks, bool last_row, bool last_column);
 
-extern const WinogradKernels kFallbackWinograd;
-extern const WinogradKernels kAvx2Winograd;
-extern const WinogradKernels kAvx512Winograd;
-extern const WinogradKernels kNeonWinograd;
-
-// The table of a supported ISA.
-const WinogradKernels& WinogradKernelsOf(Isa isa);
-
-// RunWinogradIn and RunWinogradOut with the kernels of a given table.
-void WinogradInWith(const OpCall& call, const WinogradKernels& kernels);
-void WinogradOutWith(const OpCall& call, const WinogradKernels& kernels);
+// Many blocks go to the pool's threads whole; of a single one, its channels do.
+void Winograd(const WinogradArgs& args, const WinogradSchedules& schedules, WinogradSpaces* spaces,
+              ThreadPool* pool, Isa isa);
 
 }  // namespace edge

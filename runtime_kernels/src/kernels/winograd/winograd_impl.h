@@ -5,7 +5,7 @@
 #pragma once
 #include "kernels/conv/activation_impl.h"
 #include "kernels/conv/simd.h"
-#include "kernels/winograd/winograd.h"
+#include "kernels/winograd/kernel_table.h"
 
 namespace edge {
 

@@ -1,7 +1,7 @@
 // Winograd's transforms in plain C++: the matrices of F(2, 3) and F(4, 3) with the points 0, 1, -1
 // (, 2, -2) and infinity.
 #include "kernels/activation.h"
-#include "kernels/winograd/winograd.h"
+#include "kernels/winograd/kernel_table.h"
 
 namespace edge {
 namespace {
