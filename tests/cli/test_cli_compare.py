@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from .conftest import Edgectl, write_recipe
 
@@ -68,6 +70,8 @@ def test_a_recipe_is_compared_dense_and_as_it_prunes(edgectl: Edgectl, tmp_path:
         (["--variant", "pattern"], ["SCHEME@RATE"]),
         (["--variant", "pattern@3:nose.*"], ["nose.*", "fits no layer"]),
         (["--variant", "pattern@3", "--runtimes", "torch"], ["--runtimes", "--variant"]),
+        (["--picture", "curves.png"], ["--variant SCHEME@RATE"]),
+        (["--picture", "curves.jpg", "--variant", "pattern@3"], ["curves.jpg", "--picture", ".png"]),
     ],
     ids=" ".join,
 )
@@ -77,6 +81,40 @@ def test_a_mistake_is_one_sentence(edgectl: Edgectl, network: Path, options: lis
     (error,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
     assert all(word in error for word in words)
     assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["table", "json"])
+def test_a_picture_is_drawn_beside_the_figures(edgectl: Edgectl, network: Path, tmp_path: Path, as_json: bool) -> None:
+    picture = tmp_path / "new" / "curves.png"
+    options = ["--runtimes", "edgectl", "--variant", "block_punched@2:0", "--runs", 1, "--picture", picture]
+    said = edgectl("compare", network, *options, *["--json"] * as_json)
+    assert said.code == 0, said.err
+    if as_json:
+        document = json.loads(said.out)
+        assert document["picture"] == str(picture)
+        assert [row["variant"] for row in document["rows"]] == ["dense", "block_punched@2:0"]
+    else:
+        assert said.out.splitlines()[-1] == f"{picture}: the picture"
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+        assert image.info["Title"].endswith("small.py on this machine, 1 thread")
+
+
+def test_a_picture_that_cannot_be_written_costs_no_figures(edgectl: Edgectl, network: Path) -> None:
+    picture = network / "curves.png"
+    said = edgectl("compare", network, "--runtimes", "edgectl", "--variant", "pattern@3", "--runs", 1, "--picture", picture)
+    assert said.code == 1
+    assert "pattern@3" in said.out
+    assert f"writing {picture}" in said.err
+
+
+def test_a_picture_without_matplotlib_names_the_extra(
+    edgectl: Edgectl, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    said = edgectl("compare", network, "--variant", "pattern@3", "--picture", tmp_path / "curves.png")
+    assert (said.code, said.out) == (2, "")
+    assert "pip install edgectl[plots]" in said.err
 
 
 def test_a_runtime_that_is_not_installed_names_the_extra(

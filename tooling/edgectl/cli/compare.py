@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgectl.cli.options import JsonOption, ThreadsOption
+from edgectl.errors import UserError
 
 if TYPE_CHECKING:
     from edgectl.profile.compare import Comparison
@@ -30,14 +31,22 @@ def command(
     ] = None,
     threads: ThreadsOption = 1,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each row.")] = 30,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw the speed-up of the variants against their rates.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a network on our kernels, dense and pruned, and on every other runtime installed here, side by side.
 
     Example: edgectl compare models/wdsr_a/recipe.toml --variant block_punched@6 --threads 2
     """
-    from edgectl.cli.console import progress
+    from edgectl.cli.console import output, progress
+    from edgectl.profile.picture import check_picture, write_picture
 
+    if picture is not None:
+        check_picture(picture, "--picture")
+        if not variant:
+            raise UserError("A picture is of pruned versions: name at least one with --variant SCHEME@RATE.")
     with progress() as say:
         say("starting PyTorch", None)
         from edgectl.profile.compare import compare
@@ -47,12 +56,18 @@ def command(
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if as_json:
-        _print_json(result, model, threads)
+        _print_json(result, model, threads, picture)
     else:
         _print_table(result, model, threads)
+    if picture is not None:  # after the figures: they took minutes, and are not lost where it cannot be written
+        from edgectl.profile.curves import curves, draw
+
+        write_picture(draw(curves(result), model, threads), picture)
+        if not as_json:
+            output().print(f"{picture}: the picture", soft_wrap=True)
 
 
-def _print_json(result: Comparison, model: Path, threads: int) -> None:
+def _print_json(result: Comparison, model: Path, threads: int, picture: Path | None) -> None:
     rows = [
         {
             "runtime": row.runtime,
@@ -64,7 +79,8 @@ def _print_json(result: Comparison, model: Path, threads: int) -> None:
         }
         for row in result.rows
     ]
-    print(json.dumps({"model": str(model), "threads": threads, "rows": rows}, indent=2))
+    document = {"model": str(model), "threads": threads, "rows": rows}
+    print(json.dumps(document if picture is None else document | {"picture": str(picture)}, indent=2))
 
 
 def _print_table(result: Comparison, model: Path, threads: int) -> None:

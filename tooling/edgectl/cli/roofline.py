@@ -32,15 +32,16 @@ def command(
     from edgectl.artifact import Artifact
     from edgectl.cli.console import progress
     from edgectl.device import open_device
-    from edgectl.profile.roofline import check_picture, measure, write_picture
+    from edgectl.profile.picture import check_picture, write_picture
+    from edgectl.profile.roofline import draw, measure
 
     opened = Artifact.open(artifact)
     picture = out or Path(f"{artifact.resolve().name}-roofline.png")
-    check_picture(picture)
+    check_picture(picture, "--out")
     target = open_device(device)
     with progress() as say:
         roofline = measure(opened, target, runs=runs, threads=threads, progress=say)
-    write_picture(roofline, picture)
+    write_picture(draw(roofline), picture)
     if as_json:
         print(json.dumps(roofline.model_dump(mode="json") | {"picture": str(picture)}, indent=2))
     else:

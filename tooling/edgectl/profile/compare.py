@@ -110,7 +110,7 @@ def compare(
     chosen = _installed(runtimes)
     if variants and OURS not in chosen:
         raise UserError(f"Variants are pruned for {OURS}: add it to --runtimes, or leave --variant out.")
-    parsed = {text: _parse(text) for text in variants}
+    parsed = {text: parse_variant(text) for text in variants}
     workload = load_workload(model)
     dense = plain_weights(workload.module)
     ours_pruned = {text: prune_rules(dense, *spec) for text, spec in parsed.items()}
@@ -193,8 +193,12 @@ def _installed(named: Sequence[str] | None) -> list[str]:
     return [runtime for runtime in RUNTIMES if runtime in named]
 
 
-def _parse(variant: str) -> tuple[SchemeName, float, str | None]:
-    """`SCHEME@RATE[:GLOB]` in its parts."""
+def parse_variant(variant: str) -> tuple[SchemeName, float, str | None]:
+    """`SCHEME@RATE[:GLOB]` in its parts.
+
+    Raises:
+        UserError: it is not written like that, the scheme is unknown, or the rate is below 1.
+    """
     matched = _VARIANT.fullmatch(variant)
     known: dict[str, SchemeName] = {scheme: scheme for scheme in get_args(SchemeName)}
     if matched is None or matched["scheme"] not in known or float(matched["rate"]) < 1:

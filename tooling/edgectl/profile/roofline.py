@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import io
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from edgectl.artifact import Artifact, Layer
 from edgectl.device import Device
-from edgectl.errors import ToolError, UserError
+from edgectl.errors import UserError
 from edgectl.profile.bench import bench
+from edgectl.profile.picture import png, sheet
 from edgectl.profile.report import Clock, LatencyReport
 from edgectl.runner import Progress, Session
 
@@ -202,45 +198,9 @@ def join(layers: Sequence[Layer], report: LatencyReport, peak: float, bandwidth:
     )
 
 
-def check_picture(path: Path) -> None:
-    """Refuses what cannot be drawn or written, before any work is done for it.
-
-    Raises:
-        UserError: matplotlib is missing, or the name does not end in .png, or is a folder's.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("A roofline is drawn by matplotlib, which is not installed: run `pip install edgectl[plots]`.")
-    if path.suffix.lower() != ".png" or path.is_dir():
-        raise UserError(f"{path} cannot be the picture: give --out a file name that ends in .png.")
-
-
-def write_picture(roofline: Roofline, path: Path) -> None:
-    """Draws the roofline into a PNG file; what stood there stays until the new one is whole.
-
-    Raises:
-        UserError: as `check_picture`.
-        ToolError: the file cannot be written.
-    """
-    check_picture(path)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    picture = draw(roofline)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(picture)
-        partial.replace(path)
-    except OSError as error:
-        raise ToolError(f"writing {path}", error.strerror or str(error)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-
-
 def draw(roofline: Roofline) -> bytes:
     """The picture, as PNG: both roofs with their values and a dot for each layer, on logarithmic axes."""
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    figure = Figure(figsize=(10, 6.5), dpi=120, layout="constrained")  # of its own, so on Agg, whatever the backend is
-    axes = figure.add_subplot()
+    figure, axes = sheet()
     _frame(axes, roofline)
     _draw_roofs(axes, roofline)
     for bound, colour in _COLOURS.items():
@@ -252,10 +212,7 @@ def draw(roofline: Roofline) -> bytes:
     _label_slowest(axes, roofline)
     axes.legend(loc="upper left", fontsize=9)  # where no layer can be
     figure.supxlabel(_NOTE, fontsize=8, color="dimgray")
-    file = io.BytesIO()
-    about = {"Title": f"{roofline.artifact} on {roofline.where}", "Description": roofline.emulated or _NOTE}
-    figure.savefig(file, format="png", metadata=about)
-    return file.getvalue()
+    return png(figure, f"{roofline.artifact} on {roofline.where}", roofline.emulated or _NOTE)
 
 
 def _frame(axes: Axes, roofline: Roofline) -> None:
@@ -268,8 +225,6 @@ def _frame(axes: Axes, roofline: Roofline) -> None:
     axes.set(xscale="log", yscale="log", xlim=(low, high * (high / low) ** 0.35), ylim=(bottom, max(up) * 2))
     unit = roofline.performance_unit if roofline.emulated is None else "FLOP per emulated instruction"
     axes.set(xlabel="arithmetic intensity, FLOP/byte", ylabel=f"performance, {unit}")
-    axes.grid(which="both", color="gainsboro", linewidth=0.5)
-    axes.set_axisbelow(True)
     title = f"{roofline.artifact} on {roofline.where}"
     if roofline.emulated is not None:
         axes.set_title(f"{title}\n{roofline.emulated}", color="firebrick")
