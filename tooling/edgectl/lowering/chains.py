@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from edgectl.lowering.plan import Buffer, Chain, Op, OpKind, Storage, Tensor
 
 # The estimate's constants: an application core of a few years ago. Only where to cut depends on them.
-_L2_BYTES = 384 * 1024  # of 512 KiB; what the windows of a chain may take together
+_L2_BYTES = 600 * 1024  # what the windows of a chain may take together; a band does not work on all of it at once
 _FAR_BYTES = 1024 * 1024  # larger maps travel to memory and back
 _FAR = 15e9  # bytes a second from there
 _NEAR = 60e9  # and from a cache

@@ -24,6 +24,41 @@ void CopyRow(float* out, int64_t n, const float* in, int64_t w, int64_t s, int64
   }
 }
 
+// All four phases of a stride of 2, two of them from every row of the input.
+void CopyPhases(const OpCall& call) {
+  const ConstView& in = call.in[0];
+  const View& out = call.out;
+  const int64_t pad_top = call.op.p[1], pad_left = call.op.p[2];
+  // Columns [first, last) of the output have both of theirs inside of the input.
+  const int64_t first = std::clamp<int64_t>((pad_left + 1) / 2, 0, out.w);
+  const int64_t last = std::clamp<int64_t>((in.w + pad_left) / 2, first, out.w);
+  View pairs = out;
+  pairs.c = in.c, pairs.h = 2 * out.h;
+  ForEachRow(pairs, 2 * static_cast<size_t>(out.w), call.pool,
+             [&](int64_t n, int64_t c, int64_t i) {
+               const int64_t py = i % 2, r = i / 2, y = 2 * r + py - pad_top;
+               float* const rows[2] = {out.Row(n, 2 * py * in.c + c, r),
+                                       out.Row(n, (2 * py + 1) * in.c + c, r)};
+               if (y < 0 || y >= in.h) {
+                 for (float* row : rows) std::fill(row, row + out.w, 0.0f);
+                 return;
+               }
+               const float* x = in.Row(n, c, y);
+               const auto edge = [&](int64_t begin, int64_t end) {
+                 for (int64_t q = begin; q < end; ++q) {
+                   for (int64_t px = 0; px < 2; ++px) {
+                     const int64_t column = 2 * q + px - pad_left;
+                     rows[px][q] = column >= 0 && column < in.w ? x[column] : 0.0f;
+                   }
+                 }
+               };
+               edge(0, first);
+               call.rows.split(rows[0] + first, rows[1] + first, x + 2 * first - pad_left,
+                               static_cast<size_t>(last - first));
+               edge(last, out.w);
+             });
+}
+
 }  // namespace
 
 void CopyElements(const ConstView& in, const View& out, ThreadPool* pool) {
@@ -47,6 +82,7 @@ void RunCopy(const OpCall& call) {
   const int64_t s = call.op.p[0], pad_top = call.op.p[1], pad_left = call.op.p[2];
   if (s == 1 && pad_top == 0 && pad_left == 0 && DimsOf(in) == DimsOf(out))
     return CopyElements(in, out, call.pool);
+  if (s == 2 && out.c == 4 * in.c) return CopyPhases(call);
   const auto rows = [&](int64_t n, int64_t c, int64_t begin, int64_t end) {
     const int64_t phase = c / in.c, py = phase / s, px = phase % s;
     for (int64_t r = begin; r < end; ++r) {

@@ -35,6 +35,8 @@ struct RowOps {
   void (*put)(float* y, const float* x, size_t step, size_t n);
   // y[i * r + k] = x[k][i] for k < r, r being 2 or 4.
   void (*interleave)(float* y, const float* const* x, size_t r, size_t n);
+  // even[i] = x[2 * i], odd[i] = x[2 * i + 1].
+  void (*split)(float* even, float* odd, const float* x, size_t n);
   float (*sum)(const float* x, size_t n);
   // y = (1 - t) * bilinear(row0) + t * bilinear(row1).
   void (*bilinear)(float* y, const float* row0, const float* row1, float t,
