@@ -20,9 +20,11 @@ struct SplittingVec4 : Vec4 {
   template <int M>
   static EDGE_INLINE void Join(float* p, const Reg* x) {
     if constexpr (M == 2) {
-      vst2q_f32(p, {{x[0], x[1]}});
+      const float32x4x2_t all = {{x[0], x[1]}};  // in Clang the stores are macros
+      vst2q_f32(p, all);
     } else {
-      vst4q_f32(p, {{x[0], x[1], x[2], x[3]}});
+      const float32x4x4_t all = {{x[0], x[1], x[2], x[3]}};
+      vst4q_f32(p, all);
     }
   }
 };
