@@ -166,7 +166,7 @@ class WinogradOut {
   // Some rows of tiles at a time, as one: what is between them is computed too.
   static void Run(const WinogradOutJob& job) {
     alignas(64) float columns[M][kPatch][kWinogradTiles];
-    alignas(64) float pixels[kWinogradTiles * M];
+    alignas(64) float pixels[kWinogradTiles * M + kLanes];  // rows are read in whole vectors
     const int64_t pitch = job.tile_rows == 1 ? job.tiles : job.in_h;
     const int64_t most = pitch <= kWinogradTiles ? kWinogradTiles / pitch : 1;
     for (int64_t row = 0; row < job.tile_rows; row += most) {
