@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from edgectl.profile.compare import Comparison, Row
 from edgectl.profile.curves import Point, curves, draw
@@ -57,18 +57,13 @@ def test_the_three_fastest_other_runtimes_are_relative_to_our_dense_row() -> Non
 
 
 @pytest.mark.parametrize("kept", ["everything", "no peers, one rate"])
-def test_the_picture_can_be_looked_at_and_says_what_it_shows(tmp_path: Path, kept: str) -> None:
+def test_the_picture_can_be_looked_at_and_says_what_it_shows(
+    tmp_path: Path, kept: str, picture_of: Callable[[Path], dict[str, str]]
+) -> None:
     rows = COMPARED.rows if kept == "everything" else [COMPARED.rows[0], COMPARED.rows[3]]
     out = tmp_path / "new" / "curves.png"
     write_picture(draw(curves(Comparison(rows=rows)), tmp_path / "wdsr" / "recipe.toml", 2), out)
-    with Image.open(out) as image:
-        image.load()
-        assert image.format == "PNG"
-        width, height = image.size
-        assert 800 <= width <= 2000
-        assert 500 <= height <= 1500
-        assert len(image.convert("RGB").getcolors(width * height) or ()) > 50
-        assert image.info["Title"] == "wdsr/recipe.toml on this machine, 2 threads"
+    assert picture_of(out)["Title"] == "wdsr/recipe.toml on this machine, 2 threads"
     assert [path.name for path in out.parent.iterdir()] == ["curves.png"]
 
 

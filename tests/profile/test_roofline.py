@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from PIL import Image
 
 from edgectl.artifact import Artifact
 from edgectl.cli import main
@@ -31,6 +30,7 @@ class Said(NamedTuple):
     err: str
 
 
+PictureOf = Callable[[Path], dict[str, str]]
 Roofline = Callable[..., Said]
 
 
@@ -74,21 +74,9 @@ def checked(document: dict[str, Any], artifact: Path) -> None:
     assert 0 < sum(layer["share"] for layer in document["layers"]) <= 1.2
 
 
-def picture_of(path: Path) -> dict[str, str]:
-    """What the picture says of itself, once it is known to be one that can be looked at."""
-    with Image.open(path) as image:
-        image.load()
-        assert image.format == "PNG"
-        width, height = image.size
-        assert 800 <= width <= 2000
-        assert 500 <= height <= 1500
-        assert len(image.convert("RGB").getcolors(width * height) or ()) > 50
-        return {str(key): str(text) for key, text in image.info.items()}
-
-
 @pytest.mark.parametrize("threads", [1, 2])
 def test_figures_follow_from_the_manifest_and_a_picture_is_drawn(
-    roofline: Roofline, pruned: Path, tmp_path: Path, threads: int
+    roofline: Roofline, pruned: Path, tmp_path: Path, threads: int, picture_of: PictureOf
 ) -> None:
     out = tmp_path / "new" / "picture.png"
     said = roofline(pruned, "--runs", 3, "--threads", threads, "--out", out, "--json")
@@ -104,7 +92,7 @@ def test_figures_follow_from_the_manifest_and_a_picture_is_drawn(
 
 
 def test_a_table_says_what_bounds_each_layer(
-    roofline: Roofline, pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    roofline: Roofline, pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture_of: PictureOf
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pruned-roofline.png").write_text("an older picture")
@@ -123,7 +111,7 @@ def test_a_table_says_what_bounds_each_layer(
 
 @pytest.mark.device
 def test_an_emulated_device_is_never_taken_for_a_phone(
-    roofline: Roofline, pruned: Path, tmp_path: Path, emulator: Device
+    roofline: Roofline, pruned: Path, tmp_path: Path, emulator: Device, picture_of: PictureOf
 ) -> None:
     options = ("--device", emulator.name, "--runs", 1, "--out", tmp_path / "emulated.png")
     said = roofline(pruned, *options, "--json")

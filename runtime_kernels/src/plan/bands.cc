@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/div_up.h"
+
 namespace edge {
 namespace {
 
@@ -9,8 +11,6 @@ namespace {
 RowRange Windows(RowRange rows, int64_t stride, int64_t pad, int64_t span) {
   return {rows.begin * stride - pad, (rows.end - 1) * stride - pad + span};
 }
-
-int64_t DivUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 

@@ -70,6 +70,14 @@ Status CheckConvReads(const Plan& plan, const TensorRec& in, const Range& reads)
   return reads.begin >= 0 && end <= arena ? Status::kOk : Status::kBadOffset;
 }
 
+// ResolvePacked, and that the lists are in order.
+Status SoundPacked(const Plan& plan, const OpRec& op, PackedView* packed) {
+  Status status = ResolvePacked(plan, op, packed);
+  if (status == Status::kOk) status = CheckRows(*packed);
+  if (status == Status::kOk) status = CheckFilters(*packed);
+  return status;
+}
+
 }  // namespace
 
 Status ResolvePacked(const Plan& plan, const OpRec& op, PackedView* out) {
@@ -98,9 +106,7 @@ Status ResolvePacked(const Plan& plan, const OpRec& op, PackedView* out) {
 
 Status ValidatePacked(const Plan& plan, const OpRec& op, RowRange span, double* work) {
   PackedView packed;
-  Status status = ResolvePacked(plan, op, &packed);
-  if (status == Status::kOk) status = CheckRows(packed);
-  if (status == Status::kOk) status = CheckFilters(packed);
+  Status status = SoundPacked(plan, op, &packed);
   if (status != Status::kOk) return status;
   const TensorRec& in = plan.tensor(plan.index(op.inputs_off));
   const TensorRec& out = plan.tensor(op.output);
@@ -127,9 +133,7 @@ Status ValidatePacked(const Plan& plan, const OpRec& op, RowRange span, double* 
 
 Status ValidateWinograd(const Plan& plan, const OpRec& op, double* work) {
   PackedView packed;
-  Status status = ResolvePacked(plan, op, &packed);
-  if (status == Status::kOk) status = CheckRows(packed);
-  if (status == Status::kOk) status = CheckFilters(packed);
+  const Status status = SoundPacked(plan, op, &packed);
   if (status != Status::kOk) return status;
   const TensorRec& in = plan.tensor(plan.index(op.inputs_off));
   const TensorRec& out = plan.tensor(op.output);

@@ -19,7 +19,7 @@ struct ConvJob {
   const float* weights;  // entry e, lane b: weights[e * weights_stride + b]
   int64_t weights_stride;
   const float* bias;        // [lanes]
-  const uint32_t* filters;  // [lanes], kNone: computed, not stored
+  const uint32_t* filters;  // [lanes], kNone: computed, its place is that of lane 0
   int32_t lanes;
   const float* in;  // the rectangle's first pixel, before an entry's offset
   int64_t in_h;

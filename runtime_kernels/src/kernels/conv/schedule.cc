@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/div_up.h"
+
 namespace edge {
 namespace {
 
@@ -12,8 +14,6 @@ constexpr int64_t kPassLines = 600, kPassLinesOfFewFilters = 450;
 constexpr int64_t kL2Bytes = 256 * 1024;        // half of a common L2
 constexpr int64_t kLine = 64 / sizeof(float);   // elements
 constexpr int64_t kMaxSums = int64_t{1} << 24;  // floats a thread may put away between passes
-
-int64_t DivUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 bool CanFlatten(const ConvArgs& a) {
   return a.may_write_gaps && a.out_h == a.in_h && a.out_h >= a.w &&

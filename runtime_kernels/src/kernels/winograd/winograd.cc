@@ -5,13 +5,12 @@
 #include <new>
 
 #include "kernels/conv/schedule.h"
+#include "kernels/div_up.h"
 #include "kernels/nest.h"
 #include "kernels/winograd/kernel_table.h"
 
 namespace edge {
 namespace {
-
-int64_t DivUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // One block: rows x cols tiles from tile (row, col) of image n on.
 struct Block {
