@@ -36,7 +36,7 @@ RUNTIMES = (OURS, XNNPACK, *PEERS)
 RUNS = 30
 TOLERANCE = 1e-2
 _RUNS_A_ROUND = 5
-_WARMUP_A_ROUND = 2
+_WARMUP_MS = 200  # at the start of a round: caches, clocks and threads that others have used
 _VARIANT = re.compile(r"(?P<scheme>\w+)@(?P<rate>\d+(\.\d+)?)(:(?P<glob>.+))?")
 
 
@@ -154,10 +154,16 @@ def _measure(entries: list[_Entry], runs: int, result: Comparison, say: Progress
             say(f"timing {entry.runtime}, {entry.variant}", done / runs)
             entries.remove(entry)
             with _left_out(entry.runtime, result):
-                entry.times += entry.runnable.round(_WARMUP_A_ROUND, min(_RUNS_A_ROUND, runs - done))
+                entry.times += entry.runnable.round(_warmup(entry), min(_RUNS_A_ROUND, runs - done))
                 entries.append(entry)
     for entry in entries:
         result.rows.append(Row(entry.runtime, entry.variant, Latency.of(entry.times, "wall"), entry.max_rel_err))
+
+
+def _warmup(entry: _Entry) -> int:
+    """Runs that take `_WARMUP_MS`, at least two; before the first round, as a run then takes."""
+    times = entry.times or entry.runnable.round(1, 2)
+    return max(2, math.ceil(_WARMUP_MS * 1e6 / min(times)))
 
 
 @contextlib.contextmanager

@@ -22,6 +22,8 @@ from torch import nn
 from edgectl.profile.workload import load_workload
 
 _SECONDS_TO_END = 5.0
+_REST_SECONDS = 0.02
+_MOST_RESTS = 50
 
 
 class PeerFailure(Exception):
@@ -308,7 +310,7 @@ class Worker:
         return self._answer()
 
     def round(self, warmup: int, runs: int) -> list[int]:
-        """Does `warmup` runs, then `runs` timed ones; their wall times in ns.
+        """Does `warmup` runs, then `runs` timed ones; their wall times in ns. Waits until the runtime's threads rest.
 
         Raises:
             PeerFailure: a run failed.
@@ -361,7 +363,17 @@ def _prepare_and_run(pipe: Connection, name: str, job: Job) -> None:
             begin = time.perf_counter_ns()
             peer.run()
             times.append(time.perf_counter_ns() - begin)
+        _rest()
         pipe.send(times)
+
+
+def _rest() -> None:
+    """Waits until this process's threads have stopped spinning for work, which would take time from the next row."""
+    for _ in range(_MOST_RESTS):
+        before = time.process_time()
+        time.sleep(_REST_SECONDS)
+        if time.process_time() - before < _REST_SECONDS / 10:
+            return
 
 
 def _silence() -> None:
