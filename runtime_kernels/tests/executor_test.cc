@@ -115,7 +115,7 @@ Tensor RunChainPlan(int32_t h, int32_t w, int32_t rows, size_t threads) {
   Tensor x({1, 4, h, w});
   for (size_t i = 0; i < x.values.size(); ++i)
     x.values[i] = static_cast<float>(i * 7919 % 256) / 64.0f - 2.0f;
-  std::vector<Tensor> outputs = {Tensor({1, 1, 2 * h, 2 * w})};
+  std::vector<Tensor> outputs = {Tensor({1, 1, h, w})};
   EXPECT_EQ(RunPlan(ChainPlan(h, w, rows), {x}, &outputs, threads, nullptr), Status::kOk);
   return outputs[0];
 }

@@ -96,9 +96,21 @@ inline PlanBytes WinogradFuzzPlan(int32_t m, uint32_t block) {
   return plan.Finish();
 }
 
+// Depthwise convolutions, of both sizes and strides.
+inline PlanBytes DepthwiseFuzzPlan() {
+  PlanBuilder plan;
+  const uint32_t x = plan.Input({2, 3, 9, 11}), copy = plan.Arena({2, 3, 9, 11}, {2, 2, 2, 2}),
+                 half = plan.Arena({2, 3, 5, 6}, {1, 1, 1, 1});
+  plan.Copy(x, copy);
+  plan.Depthwise(copy, half, FuzzWeights({3, 1, 5, 5}, 1, 7), 2).act =
+      static_cast<uint32_t>(ActKind::kHardswish);
+  plan.Depthwise(half, plan.Output({2, 3, 5, 6}), FuzzWeights({3, 1, 3, 3}, 1, 8), 1);
+  return plan.Finish();
+}
+
 inline std::vector<std::vector<uint8_t>> FuzzPlans() {
   std::vector<PlanBytes> plans = {NeckFuzzPlan(), ChainPlan(13, 9, 2), WinogradFuzzPlan(2, 4),
-                                  WinogradFuzzPlan(4, 1)};
+                                  WinogradFuzzPlan(4, 1), DepthwiseFuzzPlan()};
   for (uint32_t block : {1, 2, 4, 8, 16}) {
     plans.push_back(ConvFuzzPlan(block));
     plans.push_back(HeadFuzzPlan(block));

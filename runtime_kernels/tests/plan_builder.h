@@ -149,6 +149,21 @@ class PlanBuilder {
     op.data_size = blob.size();
     return op;
   }
+  // A k x k kernel (w.dims: c, 1, k, k) for each channel, padded on all sides as `w` says.
+  OpRec& Depthwise(uint32_t in, uint32_t out, const ConvWeights& w, int32_t stride) {
+    const size_t taps = static_cast<size_t>(w.dims[2] * w.dims[3]);
+    std::vector<float> data;
+    for (size_t c = 0; c < w.bias.size(); ++c) {
+      data.push_back(w.bias[c]);
+      const float* kernel = w.weights.data() + c * taps;
+      data.insert(data.end(), kernel, kernel + taps);
+    }
+    OpRec& op = Op(OpKind::kDepthwise, {in}, out, "depthwise");
+    op.p[0] = w.dims[2], op.p[1] = stride, op.p[2] = op.p[3] = w.pad;
+    op.data_off = AddData(data.data(), data.size() * sizeof(float));
+    op.data_size = data.size() * sizeof(float);
+    return op;
+  }
   // Keeps only so many rows of an arena tensor.
   void Window(uint32_t id, int32_t rows) {
     TensorRec& t = tensors_[id];

@@ -286,6 +286,30 @@ TEST(Plan, RefusesTilesThatAreNotThere) {
   EXPECT_EQ(damaged([&](PlanBytes& b) { offsets(b)[0] = 31 * 4; }), Status::kOk);
 }
 
+TEST(Plan, RefusesDepthwiseWindowsThatAreNotThere) {
+  const auto damaged = [](const std::function<void(PlanBytes&)>& damage) {
+    PlanBuilder plan;
+    const uint32_t x = plan.Input({1, 2, 5, 6}), copy = plan.Arena({1, 2, 5, 6}, {1, 1, 1, 1});
+    plan.Copy(x, copy);
+    ConvWeights weights{{2, 1, 3, 3}, std::vector<float>(18, 1.0f), std::vector<float>(2, 1.0f)};
+    weights.pad = 1;
+    plan.Depthwise(copy, plan.Output({1, 2, 5, 6}), weights, 1);
+    PlanBytes bytes = plan.Finish();
+    damage(bytes);
+    return Load(bytes);
+  };
+  EXPECT_EQ(damaged([](PlanBytes&) {}), Status::kOk);
+  EXPECT_EQ(damaged([](PlanBytes& b) { b.op(1).p[0] = 4; }), Status::kBadValue);
+  EXPECT_EQ(damaged([](PlanBytes& b) { b.op(1).p[0] = 5; }), Status::kBadValue);
+  EXPECT_EQ(damaged([](PlanBytes& b) { b.op(1).p[1] = 0; }), Status::kBadValue);
+  EXPECT_EQ(damaged([](PlanBytes& b) { b.op(1).p[1] = 2; }), Status::kBadValue);
+  for (int p : {2, 3}) {
+    EXPECT_EQ(damaged([p](PlanBytes& b) { b.op(1).p[p] = 2; }), Status::kBadValue);
+    EXPECT_EQ(damaged([p](PlanBytes& b) { b.op(1).p[p] = 0; }), Status::kBadValue);
+  }
+  EXPECT_EQ(damaged([](PlanBytes& b) { b.op(1).data_size -= 4; }), Status::kBadOffset);
+}
+
 TEST(Plan, RefusesNamesThatAreNoNames) {
   for (uint32_t length : {kMaxName, kMaxName + 1}) {
     PlanBuilder plan;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from edgectl.lowering.executorch import Compiled, compile_module
+from edgectl.lowering.plan import OpKind
 from edgectl.native import host_backend
 
 Runner = Callable[[bytes, torch.Tensor], list[torch.Tensor]]
@@ -88,3 +90,16 @@ def check_all(check: Callable[..., Compiled]) -> Callable[..., Compiled]:
 def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
     """Largest difference, relative to the largest value expected."""
     return float((got - want).abs().max()) / max(float(want.abs().max()), 1e-6)
+
+
+@pytest.fixture
+def kinds() -> Callable[[Compiled], list[OpKind]]:
+    """The operations of a module's plan, in the order they run."""
+    n_ops, ops, op_size = 16, 48, 160  # where the plan's header has them (plan_format.h)
+
+    def read(compiled: Compiled) -> list[OpKind]:
+        plan = compiled.pte[compiled.pte.index(b"EDGEPLAN") :]
+        (count,), (at,) = struct.unpack_from("<I", plan, n_ops), struct.unpack_from("<Q", plan, ops)
+        return [OpKind(struct.unpack_from("<I", plan, at + i * op_size)[0]) for i in range(count)]
+
+    return read

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 
 import pytest
@@ -12,16 +11,6 @@ from torch import nn
 from edgectl.lowering import winograd
 from edgectl.lowering.executorch import Compiled, compile_module
 from edgectl.lowering.plan import OpKind
-
-N_OPS, OPS = 16, 48  # where the plan's header has them (plan_format.h)
-OP_SIZE = 160
-
-
-def kinds(compiled: Compiled) -> list[OpKind]:
-    """The operations of the plan, in the order they run."""
-    plan = compiled.pte[compiled.pte.index(b"EDGEPLAN") :]
-    (count,), (ops,) = struct.unpack_from("<I", plan, N_OPS), struct.unpack_from("<Q", plan, OPS)
-    return [OpKind(struct.unpack_from("<I", plan, ops + i * OP_SIZE)[0]) for i in range(count)]
 
 
 class Blocks(nn.Module):
@@ -52,14 +41,18 @@ def always(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8), (2, 3, 13, 7), (1, 3, 21, 130), (1, 3, 4, 4)])
-def test_agrees_with_pytorch(shape: tuple[int, ...], always: None, check: Callable[..., Compiled]) -> None:
+def test_agrees_with_pytorch(
+    shape: tuple[int, ...], always: None, check: Callable[..., Compiled], kinds: Callable[[Compiled], list[OpKind]]
+) -> None:
     torch.manual_seed(1)
     compiled = check(Blocks(), torch.randn(shape))
     assert kinds(compiled).count(OpKind.WINOGRAD) == 5
     assert [layer.name for layer in compiled.layers if layer.weights] == ["head", "after", "before", "inner", "outer"]
 
 
-def test_is_chosen_for_dense_layers_and_not_for_sparse_ones(check: Callable[..., Compiled]) -> None:
+def test_is_chosen_for_dense_layers_and_not_for_sparse_ones(
+    check: Callable[..., Compiled], kinds: Callable[[Compiled], list[OpKind]]
+) -> None:
     torch.manual_seed(3)
     layer = nn.Conv2d(64, 64, 3, padding=1)
     example = torch.randn(1, 64, 28, 28)

@@ -13,7 +13,7 @@
 namespace edge {
 
 constexpr char kPlanMagic[8] = {'E', 'D', 'G', 'E', 'P', 'L', 'A', 'N'};
-constexpr uint32_t kPlanVersion = 3;
+constexpr uint32_t kPlanVersion = 4;
 constexpr uint32_t kNone = 0xffffffffu;
 
 enum class Storage : uint32_t { kArena = 0, kInput = 1, kOutput = 2, kConst = 3 };
@@ -38,6 +38,7 @@ enum class OpKind : uint32_t {
   kPixelShuffle = 12,      // p: r, crop_top, crop_left
   kSoftmax = 13,           // over dim 1 of (n, c, h, w)
   kWinograd = 14,          // p: m, pad_top, pad_left, tiles; packed blob
+  kDepthwise = 15,         // p: k, stride, pad_top, pad_left; weights
 };
 
 // y = act(x). kClamp covers relu (0, inf) and relu6 (0, 6).
@@ -105,7 +106,7 @@ static_assert(sizeof(TensorRec) == 96);
 struct OpRec {         // 160 bytes
   uint32_t op;         // OpKind
   uint32_t act;        // ActKind, applied to the result of kConv, kLinear, kUnary, kAdd, kMul,
-                       // kWinograd
+                       // kWinograd, kDepthwise
   float act_param[2];  // clamp: lo, hi; leaky relu: slope
   uint32_t name_off;   // into the strings: the PyTorch module path, not terminated
   uint32_t name_len;
@@ -117,7 +118,7 @@ struct OpRec {         // 160 bytes
   int32_t p[12];
   float f[4];
   uint32_t pad0;
-  uint64_t data_off;  // packed blob from the start of the data section, 64-byte aligned
+  uint64_t data_off;  // weights from the start of the data section, 64-byte aligned
   uint64_t data_size;
   uint8_t reserved[32];
 };
@@ -134,8 +135,7 @@ static_assert(sizeof(OpRec) == 160);
 //              // there on that were computed before are kept. -halo[0] in the first band.
 //
 // The last band ends all outputs at their last rows. kCopy, kConv, kUnary, kAdd, kMul, kConcat
-// (axis 1), kMaxPool, kPixelShuffle (not cropped at the top) can be
-// part of a chain.
+// (axis 1), kMaxPool, kPixelShuffle (not cropped at the top), kDepthwise can be part of a chain.
 struct ChainRec {  // 16 bytes
   uint32_t first_op;
   uint32_t n_ops;
@@ -168,6 +168,12 @@ static_assert(sizeof(ChainRec) == 16);
 // with B and A for the points 0, 1, -1 (, 2, -2), infinity. The packed blob holds U, and the bias
 // in coefficient (1, 1): it is a kConv over blocks of at most `tiles` tiles, with (a * a * c)
 // planes of `tiles` elements as input and (a * a * f) as output, coefficients outermost.
+//
+// kDepthwise: a convolution with a k x k kernel for each channel, k = 3 or 5, and stride s = 1 or
+// 2. Its weights are f32[c][1 + k * k]: the bias, then the kernel row by row. The padding is the
+// input's halo:
+//
+//   out[c][y][x] = act(bias[c] + sum w[c][ky][kx] * in[c][y * s + ky - pt][x * s + kx - pl]).
 //
 // kConv, with the sum over the entries e of f's block:
 //

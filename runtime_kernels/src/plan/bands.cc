@@ -29,6 +29,9 @@ RowRange InputRows(const OpRec& op, int64_t in_h, int64_t out_h, RowRange rows) 
     case OpKind::kMaxPool:
       read = Windows(rows, p[2], p[4], (int64_t{p[0]} - 1) * p[6] + 1);
       break;
+    case OpKind::kDepthwise:
+      read = Windows(rows, p[1], p[2], p[0]);
+      break;
     case OpKind::kPixelShuffle:
       read = {rows.begin / p[0], DivUp(rows.end, p[0])};
       break;

@@ -11,6 +11,7 @@
 #include "edge/plan.h"
 #include "kernels/conv/conv.h"
 #include "kernels/conv/schedule.h"
+#include "kernels/depthwise/depthwise.h"
 #include "kernels/nest.h"
 #include "kernels/ops.h"
 #include "kernels/winograd/winograd.h"
@@ -23,7 +24,7 @@ namespace {
 
 using OpFunction = void (*)(const OpCall& call);
 
-// By OpKind; the packed ops have their own signature and are called apart.
+// By OpKind; the ops with weights have their own signatures and are called apart.
 constexpr OpFunction kOpFunctions[] = {
     RunCopy,
     nullptr,
@@ -40,9 +41,10 @@ constexpr OpFunction kOpFunctions[] = {
     RunPixelShuffle,
     RunSoftmax,
     nullptr,
+    nullptr,
 };
 static_assert(sizeof(kOpFunctions) / sizeof(kOpFunctions[0]) ==
-              static_cast<size_t>(OpKind::kWinograd) + 1);
+              static_cast<size_t>(OpKind::kDepthwise) + 1);
 
 // Rows of a tensor, of whose memory the first is row `base`.
 template <typename T>
@@ -98,6 +100,7 @@ struct Executor::Impl {
   void RunWinograd(uint32_t index, const View& out);
   size_t Planned(uint32_t op, int64_t size, const ConvArgs& args);
   void RunLinear(const OpRec& op, const View& out);
+  void RunDepthwise(const OpRec& op, RowRange rows, const View& out);
 };
 
 // Names the op to the observer, if there is one, for as long as it lives.
@@ -239,6 +242,19 @@ void Executor::Impl::RunLinear(const OpRec& op, const View& out) {
   Linear(args, pool, isa);
 }
 
+void Executor::Impl::RunDepthwise(const OpRec& op, RowRange rows, const View& out) {
+  const int32_t *p = op.p, k = p[0], stride = p[1];
+  DepthwiseArgs args = {};
+  args.k = k, args.stride = stride;
+  ResolveDepthwise(plan, op, &args.weights);
+  args.epilogue = EpilogueOf(op);
+  const int64_t first = rows.begin * stride - p[2];
+  args.in = Input(plan.index(op.inputs_off), {first, first + (out.h - 1) * stride + k});
+  args.in.data -= p[3];
+  args.out = out;
+  Depthwise(args, pool, isa);
+}
+
 // Computes some rows of an op's output.
 void Executor::Impl::RunOp(uint32_t index, RowRange rows) {
   const OpRec& op = plan.op(index);
@@ -251,6 +267,8 @@ void Executor::Impl::RunOp(uint32_t index, RowRange rows) {
     RunWinograd(index, out);
   } else if (kind == OpKind::kLinear) {
     RunLinear(op, out);
+  } else if (kind == OpKind::kDepthwise) {
+    RunDepthwise(op, rows, out);
   } else if (out.h == t.dims[2]) {
     for (uint32_t i = 0; i < op.n_inputs; ++i) {
       const uint32_t id = plan.index(op.inputs_off + i);

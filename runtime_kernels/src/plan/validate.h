@@ -26,11 +26,17 @@ Status ValidateChains(const Plan& plan, RowRange* spans);
 // Shapes and parameters of one op, and the memory that it touches. Adds its multiply-adds to *work.
 Status ValidateOp(const Plan& plan, const OpRec& op, RowRange span, double* work);
 
-// kConv and kLinear: the same for their packed weights.
+// kConv and kLinear: the same for their weights.
 Status ValidatePacked(const Plan& plan, const OpRec& op, RowRange span, double* work);
 
 // kWinograd: the same.
 Status ValidateWinograd(const Plan& plan, const OpRec& op, double* work);
+
+// kDepthwise: the same.
+Status ValidateDepthwise(const Plan& plan, const OpRec& op, double* work);
+
+// The weights of a kDepthwise, with room for all its channels.
+Status ResolveDepthwise(const Plan& plan, const OpRec& op, const float** out);
 
 // The packed weights of a kConv, kLinear or kWinograd; the offsets inside of the blob are checked,
 // what they point to is not.

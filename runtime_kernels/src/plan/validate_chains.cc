@@ -17,6 +17,8 @@ bool CanChain(const OpRec& op) {
     case OpKind::kAdd:
     case OpKind::kMul:
       return true;
+    case OpKind::kDepthwise:
+      return op.p[0] >= 1 && op.p[1] >= 1;
     case OpKind::kCopy:
       return op.p[0] >= 1;
     case OpKind::kMaxPool:
@@ -104,6 +106,10 @@ class ChainCheck {
                  : RowRange{std::min(span.begin, own.begin), std::max(span.end, own.end)};
       return state_[first].begun;
     }
+    // The padding above is read too.
+    if (static_cast<OpKind>(op.op) == OpKind::kDepthwise && plan_.tensor(first).window != 0 &&
+        rows.begin * op.p[1] - op.p[2] < state_[first].base)
+      return false;
     for (uint32_t k = 0; k < op.n_inputs; ++k) {
       const uint32_t id = plan_.index(op.inputs_off + k);
       if (!Holds(id, InputRows(op, plan_.tensor(id).dims[2], t.dims[2], rows))) return false;

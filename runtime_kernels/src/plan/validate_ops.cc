@@ -146,6 +146,14 @@ Status CheckWinograd(const Operands& o, double* work) {
   return ValidateWinograd(o.plan, o.op, work);
 }
 
+Status CheckDepthwise(const Operands& o, double* work) {
+  const int32_t* p = o.op.p;
+  const bool params = (p[0] == 3 || p[0] == 5) && Within(p[1], 1, 2) && Within(p[2], 0, p[0]) &&
+                      Within(p[3], 0, p[0]);
+  if (!params || !SameBatchAndChannels(o)) return Status::kBadValue;
+  return ValidateDepthwise(o.plan, o.op, work);
+}
+
 // It is added element by element, so it may be overwritten in place.
 Status CheckResidual(const Operands& o) {
   if (o.op.residual == kNone) return Status::kOk;
@@ -178,9 +186,10 @@ constexpr Rule kRules[] = {
     {1, 1, false, false, false, CheckPixelShuffle},
     {1, 1, false, false, false, CheckSameDims},  // kSoftmax
     {1, 1, true, false, true, CheckWinograd},
+    {1, 1, true, false, false, CheckDepthwise},
 };
 constexpr uint32_t kRuleCount = sizeof(kRules) / sizeof(kRules[0]);
-static_assert(kRuleCount == static_cast<uint32_t>(OpKind::kWinograd) + 1);
+static_assert(kRuleCount == static_cast<uint32_t>(OpKind::kDepthwise) + 1);
 
 bool ActivationIsSane(const OpRec& op, bool activates) {
   const float lo = op.act_param[0], hi = op.act_param[1];

@@ -1,8 +1,9 @@
-// Packed weights of kConv and kLinear, and everything that their entries read.
+// The weights of kConv, kLinear, kWinograd and kDepthwise, and everything that they read.
 #include <algorithm>
 #include <memory>
 #include <new>
 
+#include "kernels/depthwise/depthwise.h"
 #include "kernels/winograd/winograd.h"
 #include "plan/limits.h"
 #include "plan/overlap.h"
@@ -70,6 +71,14 @@ Status CheckConvReads(const Plan& plan, const TensorRec& in, const Range& reads)
   return reads.begin >= 0 && end <= arena ? Status::kOk : Status::kBadOffset;
 }
 
+// That the op's weights lie in the data section.
+Status CheckData(const Plan& plan, const OpRec& op) {
+  const uint64_t size = plan.header().data_size;
+  const bool inside =
+      op.data_off % 64 == 0 && op.data_off <= size && op.data_size <= size - op.data_off;
+  return inside ? Status::kOk : Status::kBadOffset;
+}
+
 // ResolvePacked, and that the lists are in order.
 Status SoundPacked(const Plan& plan, const OpRec& op, PackedView* packed) {
   Status status = ResolvePacked(plan, op, packed);
@@ -81,9 +90,8 @@ Status SoundPacked(const Plan& plan, const OpRec& op, PackedView* packed) {
 }  // namespace
 
 Status ResolvePacked(const Plan& plan, const OpRec& op, PackedView* out) {
-  const uint64_t data_size = plan.header().data_size;
-  if (op.data_off % 64 != 0 || op.data_off > data_size || op.data_size > data_size - op.data_off)
-    return Status::kBadOffset;
+  const Status status = CheckData(plan, op);
+  if (status != Status::kOk) return status;
   if (op.data_size < sizeof(PackedHeader)) return Status::kBadOffset;
   const uint8_t* blob = plan.data() + op.data_off;
   const PackedHeader& h = *reinterpret_cast<const PackedHeader*>(blob);
@@ -149,6 +157,28 @@ Status ValidateWinograd(const Plan& plan, const OpRec& op, double* work) {
            (packed.block * (static_cast<double>(packed.n_entries) + packed.n_blocks) +
             static_cast<double>(size * (m + 2)) * (in.dims[1] + out.dims[1]));
   return Status::kOk;
+}
+
+Status ResolveDepthwise(const Plan& plan, const OpRec& op, const float** out) {
+  const Status status = CheckData(plan, op);
+  if (status != Status::kOk) return status;
+  const int64_t floats = plan.tensor(op.output).dims[1] * DepthwiseWeights(op.p[0]);
+  if (op.data_size != static_cast<uint64_t>(floats) * sizeof(float)) return Status::kBadOffset;
+  *out = reinterpret_cast<const float*>(plan.data() + op.data_off);
+  return Status::kOk;
+}
+
+Status ValidateDepthwise(const Plan& plan, const OpRec& op, double* work) {
+  const TensorRec& in = plan.tensor(plan.index(op.inputs_off));
+  const TensorRec& out = plan.tensor(op.output);
+  const int64_t k = op.p[0], stride = op.p[1], top = op.p[2], left = op.p[3];
+  const bool inside = top <= in.halo[0] && left <= in.halo[2] &&
+                      (out.dims[2] - 1) * stride - top + k <= in.dims[2] + in.halo[1] &&
+                      (out.dims[3] - 1) * stride - left + k <= in.dims[3] + in.halo[3];
+  if (in.storage != static_cast<uint32_t>(Storage::kArena) || !inside) return Status::kBadValue;
+  *work += Elements(out) * static_cast<double>(k * k);
+  const float* weights = nullptr;
+  return ResolveDepthwise(plan, op, &weights);
 }
 
 }  // namespace edge

@@ -70,7 +70,7 @@ def _can_chain(op: Op) -> bool:
         return op.p[0] == 1
     if op.kind is OpKind.PIXEL_SHUFFLE:
         return op.p[1] == 0
-    return op.kind in _ROW_BY_ROW or op.kind in (OpKind.COPY, OpKind.MAX_POOL)
+    return op.kind in _ROW_BY_ROW or op.kind in (OpKind.COPY, OpKind.MAX_POOL, OpKind.DEPTHWISE)
 
 
 def _rows_read(op: Op, tensor: Tensor, begin: int, end: int) -> tuple[int, int]:
@@ -82,6 +82,9 @@ def _rows_read(op: Op, tensor: Tensor, begin: int, end: int) -> tuple[int, int]:
         case OpKind.COPY:
             factor, pad, _ = op.p
             return begin * factor - pad, end * factor - pad
+        case OpKind.DEPTHWISE:
+            kernel, stride, pad = op.p[:3]
+            return begin * stride - pad, (end - 1) * stride - pad + kernel
         case OpKind.MAX_POOL:
             kernel, stride, pad, dilation = op.p[0], op.p[2], op.p[4], op.p[6]
             return begin * stride - pad, (end - 1) * stride - pad + (kernel - 1) * dilation + 1
@@ -159,6 +162,9 @@ def _banded(ops: Sequence[Op], uses: _Uses, first: int, last: int, rows: int, *,
     heights = [op.output.dims[2] for op in part]
     readers: list[list[int]] = [[] for _ in part]  # positions in `part`
     place = {op.output: k for k, op in enumerate(part)}
+    written = {op.output.buffer for op in part if op.output.buffer is not None}
+    if any(tensor.buffer in written and tensor not in place for op in part for tensor in op.operands):
+        return None  # somebody reads, as another view, what the chain is still writing
     for k, op in enumerate(part):
         for tensor in op.operands:
             if tensor in place:

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from executorch.exir import EdgeProgramManager, to_edge_transform_and_lower
+from executorch.exir import EdgeProgramManager, ExecutorchBackendConfig, to_edge_transform_and_lower
 from executorch.exir.lowered_backend_module import LoweredBackendModule
+from executorch.exir.passes import MemoryPlanningPass
 from torch import fx, nn
 from torch._export.verifier import SpecViolationError
 from torch.nn.utils import parametrize, prune
@@ -69,13 +70,19 @@ def compile_module(model: nn.Module, example: torch.Tensor, progress: Callable[[
         placements = _placements(edge, partitioner.decisions)
         say("writing the program")
         try:
-            pte = edge.to_executorch().buffer
+            pte = write_program(edge)
         except RuntimeError as error:
             if "out variant" not in str(error).lower():
                 raise
             raise UserError(f"ExecuTorch has no kernel for an operation of the model: {_first_line(error)}") from error
     layers = [layer for subgraph in subgraphs for layer in subgraph.layers]
-    return Compiled(bytes(pte), layers, placements)
+    return Compiled(pte, layers, placements)
+
+
+def write_program(edge: EdgeProgramManager) -> bytes:
+    """The .pte. Inputs have no memory in it: the runtime reads the caller's instead of copying them at every run."""
+    planning = MemoryPlanningPass(alloc_graph_input=False)
+    return bytes(edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning)).buffer)
 
 
 def _first_line(error: Exception) -> str:

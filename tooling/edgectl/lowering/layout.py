@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgectl.lowering import ir, winograd
+from edgectl.lowering import depthwise, ir, winograd
 from edgectl.lowering.chains import plan_chains
 from edgectl.lowering.geometry import Geometry, geometry, is_point
 from edgectl.lowering.pack import Packed, Taps, pack, recognise
@@ -39,8 +39,8 @@ _NO_HALO: Dims = (0, 0, 0, 0)
 class LayerRecord:
     """What lowering did with one layer; see edgectl.artifact.Layer.
 
-    Of layers with weights: `method` is `direct`, `linear`, or Winograd's with its tile; `bands` how many bands of rows it runs
-    in; `stored`, `order` and `costs` are those of edgectl.lowering.pack.Packed.
+    Of layers with weights: `method` is `direct`, `depthwise`, `linear`, or Winograd's with its tile; `bands` how many bands of
+    rows it runs in; `stored`, `order` and `costs` are those of edgectl.lowering.pack.Packed.
     """
 
     name: str
@@ -87,10 +87,14 @@ class _Lowering:
         self.copies: dict[tuple[ir.Value, object], Tensor] = {}
         convs = [node for node in graph.nodes if isinstance(node, ir.Conv) and not is_point(node)]
         self.tilings = {node: tiling for node in convs if (tiling := winograd.choose(node))}
-        self.geometries = {node: geometry(node) for node in convs if node not in self.tilings}
+        self.depthwise = {node for node in convs if node not in self.tilings and depthwise.suits(node)}
+        others = [node for node in convs if node not in self.tilings and node not in self.depthwise]
+        self.geometries = {node: geometry(node) for node in others}
         self.halos: dict[ir.Value, Dims] = {}
         self.gaps: dict[tuple[int, ...], int] = {}
+        self.parts: dict[ir.Value, tuple[ir.Value, int]] = {}
         self._plan_halos()
+        self._plan_parts()
         self.inputs = [io_tensor(Storage.INPUT, value.shape, i) for i, value in enumerate(graph.inputs)]
         self.outputs = [io_tensor(Storage.OUTPUT, value.shape, i) for i, value in enumerate(graph.outputs)]
         self.tensors.update(zip(graph.inputs, self.inputs, strict=True))
@@ -99,19 +103,33 @@ class _Lowering:
 
     def _plan_halos(self) -> None:
         for node, shape in self.geometries.items():
-            value, (height, width) = node.inputs[0], node.inputs[0].shape[2:]
+            value = node.inputs[0]
             if shape.factor == 1 or shape.upsample:
-                halo = shape.halo(height, width)
-                old = self.halos.get(value, _NO_HALO)
-                self.halos[value] = (
-                    max(old[0], halo[0]),
-                    max(old[1], halo[1]),
-                    max(old[2], halo[2]),
-                    max(old[3], halo[3]),
-                )
-                self._widen((height, width), max(halo[2:]))
+                self._need_halo(value, shape.halo(*value.shape[2:]))
             else:
                 self._widen(shape.grid, shape.columns[1] + 1 - shape.grid[1])
+        for node in self.depthwise:
+            self._need_halo(node.inputs[0], depthwise.halo(node))
+
+    def _plan_parts(self) -> None:
+        """Values that are written where they are concatenated: the concatenation, and their first channel in it."""
+        made = {node.output for node in self.graph.nodes if not isinstance(node, ir.View | ir.Softmax)}
+        for node in self.graph.nodes:
+            if not isinstance(node, ir.Concat) or node.axis != 1 or len(node.output.shape) != 4:
+                continue
+            if node.output in self.graph.outputs:
+                continue
+            channel = 0
+            for value in node.inputs:
+                if value in made and value not in self.parts and value not in self.graph.outputs:
+                    self.parts[value] = (node.output, channel)
+                    self._need_halo(node.output, self.halos.get(value, _NO_HALO))
+                channel += value.shape[1]
+
+    def _need_halo(self, value: ir.Value, halo: Dims) -> None:
+        old = self.halos.get(value, _NO_HALO)
+        self.halos[value] = (max(old[0], halo[0]), max(old[1], halo[1]), max(old[2], halo[2]), max(old[3], halo[3]))
+        self._widen(value.shape[2:], max(halo[2:]))
 
     def _widen(self, size: tuple[int, ...], gap: int) -> None:
         if size[1] <= _NARROW:
@@ -131,11 +149,16 @@ class _Lowering:
         return Tensor(Storage.ARENA, dims, (c * plane, plane, row), halo, buffer=Buffer(4 * n * c * plane), start=start)
 
     def _result(self, value: ir.Value, dims: Dims | None = None) -> Tensor:
-        """Where a node writes `value`: the output itself when nobody else reads it, else the arena."""
+        """Where a node writes `value`: the output itself when nobody else reads it, a part of what it is concatenated to,
+        or the arena.
+        """
         places = [i for i, output in enumerate(self.graph.outputs) if output is value]
         if places and self.uses[value] == 1:
             made = reshaped(self.outputs[places[0]], dims or four_dims(value.shape))
             self.outputs[places[0]] = made
+        elif value in self.parts and dims is None:
+            whole, channel = self.parts[value]
+            made = (self.tensors.get(whole) or self._result(whole)).channels(channel, value.shape[1])
         elif dims is None and len(value.shape) == 4:
             made = self._arena(four_dims(value.shape), self.halos.get(value, _NO_HALO), gap=True)
         else:
@@ -213,6 +236,8 @@ class _Lowering:
                 self._unary(node)
             case ir.Binary():
                 self._binary(node)
+            case ir.Concat() if node.output in self.tensors:
+                self._join(node)
             case ir.Concat() | ir.Softmax():
                 self._along_axis(node)
             case ir.Pool():
@@ -251,7 +276,7 @@ class _Lowering:
     def _method(self, node: ir.Node, op: Op) -> str:
         if isinstance(node, ir.Conv) and node in self.tilings:
             return f"Winograd F({self.tilings[node].m}, 3)"
-        return "direct" if op.kind is OpKind.CONV else "linear"
+        return {OpKind.CONV: "direct", OpKind.DEPTHWISE: "depthwise"}.get(op.kind, "linear")
 
     def _image_op(
         self, node: ir.Node, kind: OpKind, *, p: Sequence[int] = (), f: Sequence[float] = (), dims: Dims | None = None
@@ -298,6 +323,14 @@ class _Lowering:
         p = (axis,) if kind is OpKind.CONCAT else ()
         self.ops.append(Op(kind=kind, name=node.name, inputs=sources, output=target, p=p))
 
+    def _join(self, node: ir.Concat) -> None:
+        """A concatenation of which some parts are in their place already."""
+        whole, channel = self.tensors[node.output], 0
+        for value in node.inputs:
+            if self.parts.get(value) != (node.output, channel):
+                self._copy(self._image(value, node.name), whole.channels(channel, value.shape[1]), node.name)
+            channel += value.shape[1]
+
     def _linear(self, node: ir.Linear) -> None:
         outputs, features = node.weight.shape
         rows = math.prod(node.inputs[0].shape) // features
@@ -316,7 +349,12 @@ class _Lowering:
         if node in self.tilings:
             op = self._winograd_conv(node, self.tilings[node])
         else:
-            op = self._point_conv(node) if is_point(node) else self._map_conv(node, self.geometries[node])
+            if is_point(node):
+                op = self._point_conv(node)
+            elif node in self.depthwise:
+                op = self._depthwise_conv(node)
+            else:
+                op = self._map_conv(node, self.geometries[node])
             op.macs = int(np.count_nonzero(node.weight)) * pixels
         self._record(node, ir.label(node), op, node.filters_first, pixels)
 
@@ -364,6 +402,12 @@ class _Lowering:
                 )
             )
         return op
+
+    def _depthwise_conv(self, node: ir.Conv) -> Op:
+        source = self._haloed(node.inputs[0], depthwise.halo(node), node.name)
+        p = (node.weight.shape[2], node.stride[0], *node.padding)
+        target = self._result(node.output)
+        return self._weighted(node, OpKind.DEPTHWISE, source, target, None, lambda: depthwise.weights(node), p=p)
 
     def _winograd_conv(self, node: ir.Conv, tiling: Tiling) -> Op:
         source = self._image(node.inputs[0], node.name)

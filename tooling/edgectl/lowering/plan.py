@@ -11,7 +11,7 @@ from enum import IntEnum
 from edgectl.lowering.ir import IDENTITY, Activation
 
 MAGIC = b"EDGEPLAN"
-VERSION = 3
+VERSION = 4
 ALIGN = 64
 NONE = 0xFFFFFFFF
 
@@ -48,6 +48,7 @@ class OpKind(IntEnum):
     PIXEL_SHUFFLE = 12
     SOFTMAX = 13
     WINOGRAD = 14
+    DEPTHWISE = 15
 
 
 Dims = tuple[int, int, int, int]
@@ -84,6 +85,12 @@ class Tensor:
     def is_dense(self) -> bool:
         """True when the elements lie one after the other."""
         return self.halo == (0, 0, 0, 0) and self.stride == dense_stride(self.dims)
+
+    def channels(self, first: int, count: int) -> Tensor:
+        """Some channels of an arena tensor, in the same memory."""
+        n, _, h, w = self.dims
+        start = self.start + first * self.stride[1]
+        return Tensor(self.storage, (n, count, h, w), self.stride, self.halo, buffer=self.buffer, start=start)
 
 
 @dataclass(eq=False, kw_only=True)

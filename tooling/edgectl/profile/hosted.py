@@ -12,6 +12,7 @@ import edgectl
 from edgectl.artifact import Artifact, Manifest, TensorSpec, sha256
 from edgectl.device import HostDevice
 from edgectl.lowering import build, plan, quiet
+from edgectl.lowering.executorch import write_program
 from edgectl.profile.peers import PeerFailure
 from edgectl.recipe import Recipe
 from edgectl.runner import Session
@@ -71,7 +72,7 @@ def xnnpack(recipe: Recipe, module: nn.Module, example: torch.Tensor, threads: i
             outputs = module(example)
             program = torch.export.export(module, (example,))
             edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-            (artifact / "model.pte").write_bytes(edge.to_executorch().buffer)
+            (artifact / "model.pte").write_bytes(write_program(edge))
     except Exception as error:
         raise PeerFailure(next(iter(str(error).strip().splitlines()), type(error).__name__)) from error
     outputs = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)

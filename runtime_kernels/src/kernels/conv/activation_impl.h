@@ -61,4 +61,21 @@ EDGE_NOINLINE void ActivateVectors(float* x, int count, const Epilogue& e) {
   }
 }
 
+// Of the N registers on which `all` calls what it is given, as f(register, its number). The cheap
+// activations in registers; the others through a buffer, which keeps them out of every kernel.
+template <class V, int N, class All>
+EDGE_INLINE void ActivateAll(const Epilogue& e, const All& all) {
+  using Reg = typename V::Reg;
+  if (e.act == ActKind::kNone) return;
+  if (e.act == ActKind::kClamp) {
+    const Reg lo = V::Set(e.lo), hi = V::Set(e.hi);
+    all([&](Reg& x, int) EDGE_INLINE_LAMBDA { x = V::Min(hi, V::Max(lo, x)); });
+    return;
+  }
+  alignas(64) float buffer[N * V::kLanes];
+  all([&](Reg& x, int i) EDGE_INLINE_LAMBDA { V::Store(buffer + i * V::kLanes, x); });
+  ActivateVectors<V>(buffer, N, e);
+  all([&](Reg& x, int i) EDGE_INLINE_LAMBDA { x = V::Load(buffer + i * V::kLanes); });
+}
+
 }  // namespace edge

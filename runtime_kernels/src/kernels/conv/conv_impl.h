@@ -64,7 +64,12 @@ class ConvTile {
       }
       const bool whole = last == kLanes || tiles > 1;
       if (residual && !e.residual_after_act) AddResidual(row, x, whole, last, acc);
-      ActivateAll(e, acc);
+      ActivateAll<V, B * NV>(e, [&](const auto& f) EDGE_INLINE_LAMBDA {
+        Unroll<B>([&](auto b) EDGE_INLINE_LAMBDA {
+          Unroll<NV>([&](auto v)
+                         EDGE_INLINE_LAMBDA { f(acc[b.value][v.value], b.value * NV + v.value); });
+        });
+      });
       if (residual && e.residual_after_act) AddResidual(row, x, whole, last, acc);
       StoreAll(row, x, whole, last, acc);
     }
@@ -122,27 +127,6 @@ class ConvTile {
         sum = V::Add(sum, v.value < NV - 1 || whole ? V::Load(at) : V::LoadPart(at, last));
       });
     });
-  }
-
-  // The cheap activations in registers; the others through a buffer, which keeps them out of every
-  // instance of this template.
-  static EDGE_INLINE void ActivateAll(const Epilogue& e, Reg (&acc)[B][NV]) {
-    const auto all = [&](const auto& f) EDGE_INLINE_LAMBDA {
-      Unroll<B>([&](auto b) EDGE_INLINE_LAMBDA {
-        Unroll<NV>([&](auto v)
-                       EDGE_INLINE_LAMBDA { f(acc[b.value][v.value], b.value * NV + v.value); });
-      });
-    };
-    if (e.act == ActKind::kNone) return;
-    if (e.act == ActKind::kClamp) {
-      const Reg lo = V::Set(e.lo), hi = V::Set(e.hi);
-      all([&](Reg& x, int) EDGE_INLINE_LAMBDA { x = V::Min(hi, V::Max(lo, x)); });
-      return;
-    }
-    alignas(64) float buffer[B * NV * kLanes];
-    all([&](Reg& x, int i) EDGE_INLINE_LAMBDA { V::Store(buffer + i * kLanes, x); });
-    ActivateVectors<V>(buffer, B * NV, e);
-    all([&](Reg& x, int i) EDGE_INLINE_LAMBDA { x = V::Load(buffer + i * kLanes); });
   }
 
   static EDGE_INLINE void StoreAll(const ConvRow<B>& row, int64_t x, bool whole, int last,
