@@ -1,4 +1,6 @@
 // The executor: owns the arena, runs the ops in order, keeps halos zero.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -123,8 +125,12 @@ class Executor::Impl::Watch {
 };
 
 Status Executor::Impl::Allocate() {
-  constexpr uint64_t kAlignment = 64;
-  const uint64_t bytes = plan.header().arena_size + 2 * kArenaSlack + kAlignment;
+  // A large arena begins with a huge page: convolutions read a few lines of hundreds of planes, each
+  // plane in pages of its own.
+  constexpr uint64_t kLine = 64, kHugePage = 2 << 20;
+  const uint64_t size = plan.header().arena_size + kArenaSlack;
+  const uint64_t alignment = size < 2 * kHugePage ? kLine : kHugePage;
+  const uint64_t bytes = size + kArenaSlack + alignment;
   allocation = bytes <= SIZE_MAX ? std::calloc(1, static_cast<size_t>(bytes)) : nullptr;
   uint32_t most = 0;
   for (uint32_t i = 0; i < plan.header().n_ops; ++i) most = std::max(most, plan.op(i).n_inputs);
@@ -142,9 +148,12 @@ Status Executor::Impl::Allocate() {
       !spaces.Allocate(pool->threads(), static_cast<size_t>(space)))
     return Status::kOutOfMemory;
   const uintptr_t start = reinterpret_cast<uintptr_t>(allocation) + kArenaSlack;
-  const uintptr_t aligned = (start + kAlignment - 1) / kAlignment * kAlignment;
+  const uintptr_t aligned = (start + alignment - 1) / alignment * alignment;
   arena = reinterpret_cast<float*>(static_cast<char*>(allocation) +
                                    (aligned - reinterpret_cast<uintptr_t>(allocation)));
+#ifdef MADV_HUGEPAGE  // a wish: systems without huge pages refuse it
+  if (alignment == kHugePage) madvise(arena, static_cast<size_t>(size), MADV_HUGEPAGE);
+#endif
   return Status::kOk;
 }
 
