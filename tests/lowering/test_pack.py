@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from edgectl.lowering.pack import Packed, Taps, pack
 from edgectl.lowering.plan import NONE
+from edgectl.recipe import Cpu
 
 Array = np.ndarray[Any, Any]
 
 
-def packed(weight: Array, *, over_filters: bool = False) -> Packed:
+def packed(weight: Array, cpu: Cpu = "arm64", *, over_filters: bool = False) -> Packed:
     filters, taps = weight.shape
     group = Taps(weight.astype(np.float32), np.arange(taps, dtype=np.int32) * 3, np.arange(filters, dtype=np.uint32))
-    return pack([group], np.arange(filters, dtype=np.float32), over_filters=over_filters)
+    return pack([group], np.arange(filters, dtype=np.float32), cpu, over_filters=over_filters)
 
 
 def unpacked(made: Packed, shape: tuple[int, ...]) -> tuple[Array, Array]:
@@ -78,8 +79,15 @@ def test_filters_that_are_only_alike_share_a_block_too() -> None:
     assert made.stored < 1.05 * made.nonzeros
 
 
+@pytest.mark.parametrize("cpu", get_args(Cpu))
 @pytest.mark.parametrize(("kept", "block"), [(1.0, 8), (1 / 6, 1)])
-def test_the_block_follows_the_zeros(kept: float, block: int) -> None:
+def test_the_block_follows_the_zeros(kept: float, block: int, cpu: Cpu) -> None:
     random = np.random.default_rng(2)
-    made = packed(random.normal(size=(64, 576)) * (random.random((64, 576)) < kept))
+    made = packed(random.normal(size=(64, 576)) * (random.random((64, 576)) < kept), cpu)
     assert (made.block, made.order) == (block, "as they are")
+
+
+def test_a_filter_alone_is_cheaper_on_arm64_where_it_has_registers_enough() -> None:
+    random = np.random.default_rng(3)
+    weight = random.normal(size=(64, 576)) * (random.random((64, 576)) < 0.6)
+    assert (packed(weight, "arm64").block, packed(weight, "x86-64").block) == (1, 2)

@@ -15,6 +15,7 @@ from edgectl.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
+Cpu = Literal["arm64", "x86-64"]
 SchemeName = Literal["unstructured", "filter", "pattern", "block_punched", "block_column"]
 
 
@@ -52,9 +53,10 @@ class PruneRule(_Strict):
 
 
 class TargetSpec(_Strict):
-    """`[target]`: the format to compile to."""
+    """`[target]`: the format to compile to, and the processor for whose kernels weights are packed; it runs on any."""
 
     format: Literal["pte"] = "pte"
+    cpu: Cpu = "arm64"
 
 
 class Recipe(_Strict):

@@ -125,8 +125,8 @@ class Executor::Impl::Watch {
 };
 
 Status Executor::Impl::Allocate() {
-  // A large arena begins with a huge page: convolutions read a few lines of hundreds of planes, each
-  // plane in pages of its own.
+  // A large arena begins with a huge page: convolutions read a few lines of hundreds of planes,
+  // each plane in pages of its own.
   constexpr uint64_t kLine = 64, kHugePage = 2 << 20;
   const uint64_t size = plan.header().arena_size + kArenaSlack;
   const uint64_t alignment = size < 2 * kHugePage ? kLine : kHugePage;

@@ -61,7 +61,7 @@ def build(
         prune_oneshot(module, recipe.prune)
     example = torch.rand(recipe.model.input, generator=torch.Generator().manual_seed(_SEED))
     outputs = _forward(module, example)
-    compiled = compile_module(module, example, say)
+    compiled = compile_module(module, example, say, cpu=recipe.target.cpu)
     say("writing the artifact")
     try:
         _publish(out, lambda partial: _write(partial, recipe, compiled, example, outputs))

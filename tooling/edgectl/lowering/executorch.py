@@ -21,6 +21,7 @@ from edgectl.lowering.layout import LayerRecord
 from edgectl.lowering.partitioner import BACKEND, Decision, EdgePartitioner, RemainderPartitioner, Subgraph, lowering_to
 from edgectl.lowering.quiet import quiet
 from edgectl.lowering.read import module_path, op_name
+from edgectl.recipe import Cpu
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,10 @@ class Compiled:
     placements: list[Placement]
 
 
-def compile_module(model: nn.Module, example: torch.Tensor, progress: Callable[[str], None] | None = None) -> Compiled:
-    """Compiles a module for inputs of the example's shape.
+def compile_module(
+    model: nn.Module, example: torch.Tensor, progress: Callable[[str], None] | None = None, *, cpu: Cpu = "arm64"
+) -> Compiled:
+    """Compiles a module for inputs of the example's shape, its weights packed for the kernels of `cpu`.
 
     Weights under torch parametrizations, `torch.nn.utils.prune` masks or weight norm are first made plain; zeros are found
     in the weights themselves. The module given is not changed.
@@ -62,7 +65,7 @@ def compile_module(model: nn.Module, example: torch.Tensor, progress: Callable[[
         raise UserError(f"torch.export cannot trace the model: {_first_line(error)}") from error
     say("lowering")
     partitioner, subgraphs = EdgePartitioner(), list[Subgraph]()
-    with lowering_to(subgraphs, say), quiet():
+    with lowering_to(subgraphs, cpu, say), quiet():
         try:
             edge = to_edge_transform_and_lower(program, partitioner=[partitioner, RemainderPartitioner()])
         except SpecViolationError as error:

@@ -29,6 +29,7 @@ from edgectl.lowering.plan import (
     write,
 )
 from edgectl.lowering.winograd import Tiling
+from edgectl.recipe import Cpu
 
 # Maps up to this wide share one row stride, so that a kernel can run a whole plane as one row.
 _NARROW = 128
@@ -62,9 +63,9 @@ class LayerRecord:
     costs: dict[int, float] = field(default_factory=dict)
 
 
-def lower(graph: ir.Graph) -> tuple[bytes, list[LayerRecord]]:
-    """The plan of an (optimised) graph, and a record of each of its layers in the order they run."""
-    lowering = _Lowering(graph)
+def lower(graph: ir.Graph, cpu: Cpu) -> tuple[bytes, list[LayerRecord]]:
+    """The plan of an (optimised) graph, its weights packed for `cpu`, and a record of each layer in the order they run."""
+    lowering = _Lowering(graph, cpu)
     for node in graph.nodes:
         lowering.emit(node)
     lowering.finish()
@@ -75,8 +76,9 @@ def lower(graph: ir.Graph) -> tuple[bytes, list[LayerRecord]]:
 
 
 class _Lowering:
-    def __init__(self, graph: ir.Graph) -> None:
+    def __init__(self, graph: ir.Graph, cpu: Cpu) -> None:
         self.graph = graph
+        self.cpu: Cpu = cpu
         self.uses = graph.uses()
         self.ops: list[Op] = []
         self.layers: list[Callable[[], LayerRecord]] = []  # known once weights are packed
@@ -86,7 +88,7 @@ class _Lowering:
         self.tensors: dict[ir.Value, Tensor] = {}
         self.copies: dict[tuple[ir.Value, object], Tensor] = {}
         convs = [node for node in graph.nodes if isinstance(node, ir.Conv) and not is_point(node)]
-        self.tilings = {node: tiling for node in convs if (tiling := winograd.choose(node))}
+        self.tilings = {node: tiling for node in convs if (tiling := winograd.choose(node, cpu))}
         self.depthwise = {node for node in convs if node not in self.tilings and depthwise.suits(node)}
         others = [node for node in convs if node not in self.tilings and node not in self.depthwise]
         self.geometries = {node: geometry(node) for node in others}
@@ -340,7 +342,9 @@ class _Lowering:
             residual = self._dense(node.residual, (rows, outputs, 1, 1), node.name)
         target = self._result(node.output, (rows, outputs, 1, 1))
         taps = Taps(node.weight, np.arange(features, dtype=np.int32), np.arange(outputs, dtype=np.uint32))
-        op = self._weighted(node, OpKind.LINEAR, source, target, residual, lambda: pack([taps], node.bias, over_filters=True))
+        op = self._weighted(
+            node, OpKind.LINEAR, source, target, residual, lambda: self._pack([taps], node.bias, over_filters=True)
+        )
         self._record(node, "linear", op, node.weight, rows)
 
     def _conv(self, node: ir.Conv) -> None:
@@ -376,7 +380,9 @@ class _Lowering:
             groups.append(Taps(weight[rows], offsets, rows.astype(np.uint32)))
         residual = None if node.residual is None else self._image(node.residual, node.name)
         target = self._result(node.output)
-        return self._weighted(node, OpKind.LINEAR, source, target, residual, lambda: pack(groups, node.bias, over_filters=True))
+        return self._weighted(
+            node, OpKind.LINEAR, source, target, residual, lambda: self._pack(groups, node.bias, over_filters=True)
+        )
 
     def _map_conv(self, node: ir.Conv, shape: Geometry) -> Op:
         r = shape.factor
@@ -389,7 +395,7 @@ class _Lowering:
         else:
             source = self._haloed(node.inputs[0], shape.halo(*node.inputs[0].shape[2:]), node.name)
         bias = np.repeat(node.bias, r * r) if shuffled else node.bias
-        op = self._weighted(node, OpKind.CONV, source, target, residual, lambda: pack(_groups(node, shape, source), bias))
+        op = self._weighted(node, OpKind.CONV, source, target, residual, lambda: self._pack(_groups(node, shape, source), bias))
         op.reach = (min(shape.dy), max(shape.dy))
         if shuffled:
             self.ops.append(
@@ -414,7 +420,9 @@ class _Lowering:
         residual = None if node.residual is None else self._image(node.residual, node.name)
         p = (tiling.m, node.padding[0], node.padding[1], tiling.tiles)
         target = self._result(node.output)
-        op = self._weighted(node, OpKind.WINOGRAD, source, target, residual, lambda: pack(*winograd.weights(node, tiling)), p=p)
+        op = self._weighted(
+            node, OpKind.WINOGRAD, source, target, residual, lambda: self._pack(*winograd.weights(node, tiling)), p=p
+        )
         n, _, height, width = target.dims
         op.macs = tiling.size * node.weight.shape[0] * node.weight.shape[1] * n * tiling.of(height, width)
         return op
@@ -456,6 +464,9 @@ class _Lowering:
         self.ops.append(op)
         self.unpacked.append((op, weights))
         return op
+
+    def _pack(self, groups: Sequence[Taps], bias: ir.FloatArray, *, over_filters: bool = False) -> Packed:
+        return pack(groups, bias, self.cpu, over_filters=over_filters)
 
     def pack(self) -> None:
         """Packs all weights. Nothing may be moved after that."""

@@ -14,15 +14,21 @@ import numpy.typing as npt
 
 from edgectl.lowering.ir import FloatArray
 from edgectl.lowering.plan import NONE
+from edgectl.recipe import Cpu
 
 BLOCKS = (1, 2, 4, 8, 16)
 _AS_THEY_ARE, _BY_ZEROS, _BY_LIKENESS = "as they are", "by their zeros", "by likeness"
 _MOST_COMPARISONS = 3_000_000_000  # of weights: some seconds a layer
 
 # Cost of one entry of B weights, in multiply-add vector instructions at the peak: B over the fraction of the peak that the
-# kernel reaches, the mean of 3x3 layers from 64 to 256 channels, dense and 3x pruned (AVX2; conv_bench in runtime_kernels
-# measures them). One filter alone loads its input for every multiply-add.
-_PIXEL_COST = {1: 2.3, 2: 2.75, 4: 4.85, 8: 9.6, 16: 20.0}
+# kernel reaches. x86-64: the mean of 3x3 layers from 64 to 256 channels, dense and 3x pruned, measured with AVX2 (conv_bench in
+# runtime_kernels measures them); one filter alone loads its input for every multiply-add, half of the time across two cache
+# lines. arm64: the kernels' inner loops in llvm-mca's model of a Neoverse N1 (tests/native/test_mca.py), and a tenth of a
+# multiply-add more for every vector of pixels that is loaded, assumed for those that miss the first cache; not measured.
+_PIXEL_COST: dict[Cpu, dict[int, float]] = {
+    "x86-64": {1: 2.3, 2: 2.75, 4: 4.85, 8: 9.6, 16: 20.0},
+    "arm64": {1: 1.38, 2: 2.16, 4: 4.12, 8: 8.15, 16: 16.3},
+}
 # A linear layer runs vectors over the filters of a block, so narrow blocks waste lanes.
 _FILTER_COST = {1: 3.0, 2: 4.0, 4: 2.0, 8: 2.2, 16: 3.0}
 
@@ -48,15 +54,16 @@ class Packed:
     costs: dict[int, float]  # estimated for every block size tried, over that of the chosen one
 
 
-def pack(groups: Sequence[Taps], bias: FloatArray, *, over_filters: bool = False) -> Packed:
+def pack(groups: Sequence[Taps], bias: FloatArray, cpu: Cpu, *, over_filters: bool = False) -> Packed:
     """Packs a layer.
 
     Args:
         groups: the filters, in groups that read different inputs (one group unless the convolution is grouped).
         bias: one per output channel.
+        cpu: the processor whose kernels should be fast.
         over_filters: the kernel runs vectors over filters (linear) instead of over pixels (convolution).
     """
-    cost = _FILTER_COST if over_filters else _PIXEL_COST
+    cost = _FILTER_COST if over_filters else _PIXEL_COST[cpu]
     supports = [group.weight != 0 for group in groups]
     natural = [np.arange(len(support)) for support in supports]
     costs: dict[int, float] = {}
@@ -79,11 +86,11 @@ def pack(groups: Sequence[Taps], bias: FloatArray, *, over_filters: bool = False
     return replace(packed, order=max(names, default=_AS_THEY_ARE), costs=costs)
 
 
-def estimate(weight: FloatArray) -> float:
+def estimate(weight: FloatArray, cpu: Cpu) -> float:
     """What a convolution with these (filters, taps) costs a pixel, in multiply-adds at the peak, its filters as they are."""
     support, natural = weight != 0, np.arange(len(weight))
     blocks = [block for block in BLOCKS if block == 1 or len(weight) > block // 2]
-    return min(_PIXEL_COST[block] * _count_entries(support, natural, block) for block in blocks)
+    return min(_PIXEL_COST[cpu][block] * _count_entries(support, natural, block) for block in blocks)
 
 
 def _fewest_entries(support: npt.NDArray[np.bool_], block: int) -> int:

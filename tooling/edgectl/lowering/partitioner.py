@@ -23,6 +23,7 @@ from edgectl.lowering import ir
 from edgectl.lowering.layout import LayerRecord, lower
 from edgectl.lowering.passes import optimise
 from edgectl.lowering.read import PRESERVED, Reader, Unsupported, constant, module_path, op_name
+from edgectl.recipe import Cpu
 
 BACKEND = "EdgeKernelsBackend"
 
@@ -48,17 +49,19 @@ class Subgraph:
 
 _SUBGRAPHS: ContextVar[list[Subgraph] | None] = ContextVar("subgraphs", default=None)
 _PROGRESS: ContextVar[Callable[[str], None] | None] = ContextVar("progress", default=None)
+_CPU: ContextVar[Cpu] = ContextVar("cpu", default="arm64")
 
 
 @contextmanager
-def lowering_to(subgraphs: list[Subgraph], progress: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Within this context, every subgraph that is lowered is appended to `subgraphs` (ExecuTorch only passes bytes on)."""
-    token, token2 = _SUBGRAPHS.set(subgraphs), _PROGRESS.set(progress)
+def lowering_to(subgraphs: list[Subgraph], cpu: Cpu, progress: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Within this context, subgraphs are lowered for `cpu` and appended to `subgraphs` (ExecuTorch only passes bytes on)."""
+    token, token2, token3 = _SUBGRAPHS.set(subgraphs), _PROGRESS.set(progress), _CPU.set(cpu)
     try:
         yield
     finally:
         _SUBGRAPHS.reset(token)
         _PROGRESS.reset(token2)
+        _CPU.reset(token3)
 
 
 class EdgePartitioner(Partitioner):
@@ -151,7 +154,7 @@ class EdgeKernelsBackend(BackendDetails):
         taken = {name for subgraph in subgraphs or [] for name in subgraph.names}
         for node in graph.nodes:
             node.name = unique_name(node.name, taken)
-        plan, layers = lower(graph)
+        plan, layers = lower(graph, _CPU.get())
         if subgraphs is not None:
             subgraphs.append(Subgraph(plan, layers, [node.name for node in graph.nodes]))
         return PreprocessResult(processed_bytes=plan)

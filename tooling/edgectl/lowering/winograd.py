@@ -17,6 +17,7 @@ import numpy as np
 
 from edgectl.lowering.ir import Conv, FloatArray
 from edgectl.lowering.pack import Taps, estimate
+from edgectl.recipe import Cpu
 
 # What things cost in seconds on one core, fitted to times on x86-64 with AVX2.
 _DIRECT = 1 / 51e9  # a multiply-add at the peak
@@ -64,7 +65,7 @@ class Tiling:
         return -(-height // self.m) * -(-width // self.m)
 
 
-def choose(node: Conv) -> Tiling | None:
+def choose(node: Conv, cpu: Cpu) -> Tiling | None:
     """The tiling that suits a convolution; None where it is better computed directly.
 
     With T tiles of m x m for P pixels, F filters, C channels, Z weights that are not zero and their cost E
@@ -80,7 +81,7 @@ def choose(node: Conv) -> Tiling | None:
         return None
     filters, channels = node.weight.shape[:2]
     n, _, height, width = node.output.shape
-    direct = n * height * width * estimate(node.weight.reshape(filters, -1)) * _DIRECT
+    direct = n * height * width * estimate(node.weight.reshape(filters, -1), cpu) * _DIRECT
     least = float(_NEEDED * (direct + 4 * np.count_nonzero(node.weight) * _WEIGHT))
     best = None
     for m in _G:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from edgectl.device import HostDevice
 from edgectl.lowering import build, plan, quiet
 from edgectl.lowering.executorch import write_program
 from edgectl.profile.peers import PeerFailure
-from edgectl.recipe import Recipe
+from edgectl.recipe import Cpu, Recipe, TargetSpec
 from edgectl.runner import Session
 
 XNNPACK = "executorch-xnnpack"
@@ -51,7 +52,8 @@ def ours(recipe: Recipe, module: nn.Module, example: torch.Tensor, threads: int,
         ToolError: the runner cannot be built.
     """
     folder.mkdir(parents=True)
-    dense = recipe.model_copy(update={"prune": []})
+    here: Cpu = "arm64" if platform.machine().lower() in ("aarch64", "arm64") else "x86-64"
+    dense = recipe.model_copy(update={"prune": [], "target": TargetSpec(cpu=here)})
     return Hosted(build(dense, folder / "artifact", model=module).artifact, example, threads, folder / "host")
 
 
