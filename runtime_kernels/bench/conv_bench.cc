@@ -14,6 +14,7 @@
 
 #include "kernels/conv/conv.h"
 #include "kernels/conv/kernel_table.h"
+#include "kernels/depthwise/depthwise.h"
 #include "peak.h"
 
 namespace edge {
@@ -108,6 +109,18 @@ class Workload {
     return a;
   }
 
+  DepthwiseArgs Depthwise() {
+    const int k = layer_.k;
+    kernels_.assign(static_cast<size_t>(layer_.c * DepthwiseWeights(k)), 0.01f);
+    DepthwiseArgs a{};
+    a.k = k, a.stride = 1;
+    a.weights = kernels_.data();
+    a.epilogue = Conv().epilogue;
+    a.in = {in_.data(), 1, layer_.c, layer_.h + k - 1, layer_.w + k - 1, 0, plane_, row_};
+    a.out = {out_.data(), 1, layer_.c, layer_.h, layer_.w, 0, plane_, row_};
+    return a;
+  }
+
   LinearArgs Linear() {
     linear_in_.assign(static_cast<size_t>(layer_.c) * layer_.h, 0.5f);
     for (size_t i = 0; i < offsets_.size(); ++i) offsets_[i] /= static_cast<int32_t>(plane_);
@@ -150,7 +163,7 @@ class Workload {
   int64_t halo_, row_, plane_;
   std::vector<uint32_t> row_ptr_, filters_;
   std::vector<int32_t> offsets_;
-  std::vector<float> weights_, bias_, in_, out_, linear_in_;
+  std::vector<float> weights_, bias_, in_, out_, linear_in_, kernels_;
 };
 
 double Median(std::vector<double> values) {
@@ -205,6 +218,17 @@ void RegisterConv(const Layer& layer, const Setting& s, Isa isa, ThreadPool* poo
   benchmark::RegisterBenchmark(Name(kernel, layer, s).c_str(), body)->UseManualTime();
 }
 
+void RegisterDepthwise(const Layer& layer, Isa isa, ThreadPool* pool, const FmaPeak* peak) {
+  const std::string kernel = std::string("f32-depthwise-") + IsaName(isa);
+  const Setting s{1, 1, static_cast<int>(pool->threads())};
+  const auto body = [=](benchmark::State& state) {
+    Workload work(layer, s.block, s.rate);
+    const DepthwiseArgs args = work.Depthwise();
+    Measure(state, work.Flops(), peak, [&] { Depthwise(args, pool, isa); });
+  };
+  benchmark::RegisterBenchmark(Name(kernel.c_str(), layer, s).c_str(), body)->UseManualTime();
+}
+
 void RegisterLinear(const Layer& layer, const Setting& s, Isa isa, ThreadPool* pool,
                     const FmaPeak* peak) {
   const char* kernel = KernelsOf(isa).linear[BlockIndex(static_cast<uint32_t>(s.block))].name;
@@ -218,6 +242,9 @@ void RegisterLinear(const Layer& layer, const Setting& s, Isa isa, ThreadPool* p
 
 void RegisterAll(Isa isa, ThreadPool* pool, const FmaPeak* peak) {
   const bool usual_only = benchmark::GetBenchmarkFilter().empty();
+  for (const Layer& layer : kConvs) {
+    if (layer.depthwise) RegisterDepthwise(layer, isa, pool, peak);
+  }
   for (int rate : {1, 2, 4, 6, 8, 16}) {
     for (int block : {1, 2, 4, 8, 16}) {
       const Setting s{rate, block, static_cast<int>(pool->threads())};
