@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ import torch
 from torch import nn
 
 from edgectl.errors import ToolError, UserError
+from edgectl.paths import state_root
 from edgectl.profile.compare import Comparison, compare, prune_rules
 from edgectl.profile.peers import PEERS
 
@@ -91,6 +95,18 @@ def test_a_peer_computes_every_output_that_pytorch_does(tmp_path: Path, runtime:
     result = compare(path, runtimes=[runtime], runs=2)
     assert [row.runtime for row in result.rows] == [runtime]
     assert result.rows[0].max_rel_err < 1e-4
+
+
+def test_a_killed_comparison_leaves_nothing_for_longer_than_the_next_one(network: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    killed, running = (state_root() / f"compare-x-{pid}" for pid in (ended.pid, os.getpid()))
+    for folder in (killed, running):
+        (folder / "ours-0").mkdir(parents=True)
+    compare(network, runtimes=["torch"], runs=1)
+    assert [folder.exists() for folder in (killed, running)] == [False, True]
+    assert list(state_root().glob("compare-*")) == [running]
+    shutil.rmtree(running)
 
 
 def test_a_peer_that_cannot_convert_the_network_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:

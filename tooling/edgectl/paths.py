@@ -27,3 +27,15 @@ def state_root() -> Path:
     if chosen:
         return Path(chosen)
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "edgectl"
+
+
+def owner_is_gone(name: str) -> bool:
+    """Whether the process whose number ends a temporary file's or folder's name, after a `-`, has ended."""
+    pid = name.rpartition("-")[2]
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, ValueError, OverflowError):
+        return False
+    return False

@@ -19,6 +19,7 @@ from edgectl.device.base import DeviceInfo, Progress, PushResult, RunResult, che
 from edgectl.device.connection import Connection, TimedOut
 from edgectl.device.keys import signer
 from edgectl.errors import ToolError
+from edgectl.paths import owner_is_gone
 
 WORKDIR = "/data/local/tmp/edgectl"
 """The shell user of a stock Android may write and execute here."""
@@ -185,7 +186,7 @@ class AdbDevice:
         parents = [shlex.quote(p) for p in sorted({str(PurePosixPath(root, name).parent) for name in names})]
         globs = " ".join(f"{parent}/*.partial-*" for parent in parents)
         left = self._checked_shell(f"mkdir -p {' '.join(parents)} && {{ ls -d {globs} 2>/dev/null; true; }}", step)
-        stale = " ".join(shlex.quote(path) for path in left.splitlines() if _owner_is_gone(path))
+        stale = " ".join(shlex.quote(path) for path in left.splitlines() if owner_is_gone(path))
         if stale:
             self._checked_shell(f"rm -f {stale}", step)
         return dict(zip(names, self._hashes([f"{root}/{name}" for name in names], step), strict=True))
@@ -229,18 +230,6 @@ class AdbDevice:
         if pid is not None:
             with contextlib.suppress(ToolError):
                 self._shell(f"kill -9 -{pid} 2>/dev/null; kill -9 {pid} 2>/dev/null", f"stopping process {pid}")
-
-
-def _owner_is_gone(partial: str) -> bool:
-    """Whether the process that was pushing a half-written file has ended."""
-    pid = partial.rpartition("-")[2]
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, ValueError, OverflowError):
-        return False
-    return False
 
 
 def _full(needed: int, free: int | None) -> str:

@@ -7,7 +7,9 @@ import copy
 import glob
 import itertools
 import math
+import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +25,7 @@ from torch import nn
 from edgectl.compress.prune import Prunable, prunable_layers, prune_oneshot
 from edgectl.errors import ToolError, UserError
 from edgectl.lowering.executorch import plain_weights
-from edgectl.paths import state_root
+from edgectl.paths import owner_is_gone, state_root
 from edgectl.profile.hosted import XNNPACK, ours, xnnpack
 from edgectl.profile.peers import PEERS, Job, PeerFailure, Worker, arrays
 from edgectl.profile.report import Latency
@@ -115,9 +117,7 @@ def compare(
     dense = plain_weights(workload.module)
     ours_pruned = {text: prune_rules(dense, *spec) for text, spec in parsed.items()}
     result = Comparison()
-    state_root().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="compare-", dir=state_root()) as name, contextlib.ExitStack() as stack:
-        folder = Path(name)
+    with _folder() as folder, contextlib.ExitStack() as stack:
         entries: list[_Entry] = []
 
         def enter(runtime: str, variant: str, module: nn.Module, make: Callable[[], _Runnable]) -> None:
@@ -145,6 +145,18 @@ def compare(
     if not result.rows:
         raise ToolError(f"comparing runtimes on {model}", " ".join(result.warnings))
     return result
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for the run, gone afterwards; those of runs that were killed go too."""
+    root = state_root()
+    root.mkdir(parents=True, exist_ok=True)
+    for left in root.glob("compare-*"):
+        if owner_is_gone(left.name):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="compare-", suffix=f"-{os.getpid()}", dir=root) as name:
+        yield Path(name)
 
 
 def _measure(entries: list[_Entry], runs: int, result: Comparison, say: Progress) -> None:

@@ -14,11 +14,10 @@ template <class V, int K, int S>
 class DepthwisePlane {
  public:
   static void Run(const DepthwiseJob& job) {
-    constexpr int kRows = 4;
-    if (job.rows >= kRows) {
-      Rows<kRows>(job);
+    if (job.cols < kLanes) {
+      RunRows<true>(job);
     } else {
-      Rows<1>(job);
+      RunRows<false>(job);
     }
   }
 
@@ -26,10 +25,22 @@ class DepthwisePlane {
   using Reg = typename V::Reg;
   static constexpr int kLanes = V::kLanes;
 
+  template <bool narrow>
+  static EDGE_INLINE void RunRows(const DepthwiseJob& job) {
+    constexpr int kRows = 4;
+    if (job.rows < kRows) {
+      Rows<1, narrow>(job);
+    } else {
+      Rows<kRows, narrow>(job);
+    }
+  }
+
   // R rows at a time, the last ones again where they are no multiple of R. So are the last pixels
-  // of a row, unless there is less than a vector of them.
-  template <int R>
-  static EDGE_NOINLINE void Rows(const DepthwiseJob& job) {
+  // of a row, unless it is narrow: less than a vector. The job is copied, since stores might change
+  // it.
+  template <int R, bool narrow>
+  static EDGE_NOINLINE void Rows(const DepthwiseJob job) {
+    const Epilogue e = *job.epilogue;
     Reg w[K * K];
     Unroll<K * K>([&](auto i)
                       EDGE_INLINE_LAMBDA { w[i.value] = V::Set(job.weights[1 + i.value]); });
@@ -39,17 +50,31 @@ class DepthwisePlane {
       const float* in = job.in + top * S * job.in_h;
       float* out = job.out + top * job.out_h;
       for (int64_t x = 0; x < job.cols; x += kLanes) {
-        if (x + kLanes > job.cols && job.cols >= kLanes) x = job.cols - kLanes;
-        Tile<R>(job, w, bias, in + x * S, out + x);
+        if (!narrow && x + kLanes > job.cols) x = job.cols - kLanes;
+        Reg sum[R];
+        Unroll<R>([&](auto r) EDGE_INLINE_LAMBDA { sum[r.value] = bias; });
+        Accumulate<R>(in + x * S, job.in_h, w, sum);
+        ActivateAll<V, R>(e, [&](const auto& f) EDGE_INLINE_LAMBDA {
+          Unroll<R>([&](auto r) EDGE_INLINE_LAMBDA { f(sum[r.value], r.value); });
+        });
+        float* to = out + x;
+        Unroll<R>([&](auto r) EDGE_INLINE_LAMBDA {
+          const Reg y = S == 1 ? sum[r.value] : V::Ordered(sum[r.value]);
+          if constexpr (narrow) {
+            V::StorePart(to, y, static_cast<int>(job.cols));
+          } else {
+            V::Store(to, y);
+          }
+          to += job.out_h;
+        });
       }
     }
   }
 
+  // What the rows of the input add to R rows of outputs.
   template <int R>
-  static EDGE_INLINE void Tile(const DepthwiseJob& job, const Reg (&w)[K * K], Reg bias,
-                               const float* in, float* out) {
-    Reg sum[R];
-    Unroll<R>([&](auto r) EDGE_INLINE_LAMBDA { sum[r.value] = bias; });
+  static EDGE_INLINE void Accumulate(const float* in, int64_t in_h, const Reg (&w)[K * K],
+                                     Reg (&sum)[R]) {
     Unroll<(R - 1) * S + K>([&](auto i) EDGE_INLINE_LAMBDA {
       ForTaps(in, [&](auto kx, Reg pixels) EDGE_INLINE_LAMBDA {
         Unroll<R>([&](auto r) EDGE_INLINE_LAMBDA {
@@ -58,19 +83,7 @@ class DepthwisePlane {
             sum[r.value] = V::Fma(pixels, w[ky * K + kx.value], sum[r.value]);
         });
       });
-      in += job.in_h;
-    });
-    ActivateAll<V, R>(*job.epilogue, [&](const auto& f) EDGE_INLINE_LAMBDA {
-      Unroll<R>([&](auto r) EDGE_INLINE_LAMBDA { f(sum[r.value], r.value); });
-    });
-    Unroll<R>([&](auto r) EDGE_INLINE_LAMBDA {
-      const Reg y = S == 1 ? sum[r.value] : V::Ordered(sum[r.value]);
-      if (job.cols >= kLanes) {
-        V::Store(out, y);
-      } else {
-        V::StorePart(out, y, static_cast<int>(job.cols));
-      }
-      out += job.out_h;
+      in += in_h;
     });
   }
 
