@@ -26,18 +26,21 @@ PlanBytes TwoOps() {
 
 class Log : public Observer {
  public:
-  void Begin(uint32_t op, std::string_view name) override {
-    text += std::to_string(op) + "<" + std::string(name);
+  uint64_t Now() override { return ++now_; }
+  void Took(uint32_t op, std::string_view name, uint64_t time) override {
+    text += std::to_string(op) + " " + std::string(name) + (time > 0 ? ", " : " in no time, ");
   }
-  void End(uint32_t op, std::string_view) override { text += ">" + std::to_string(op) + " "; }
   std::string text;
+
+ private:
+  std::atomic<uint64_t> now_{0};
 };
 
 TEST(Executor, TellsTheObserverEveryOpByItsModulePath) {
   Log log;
   std::vector<Tensor> outputs = {Tensor(kDims)};
   ASSERT_EQ(RunPlan(TwoOps(), {Tensor(kDims, -1)}, &outputs, 1, &log), Status::kOk);
-  EXPECT_EQ(log.text, "0<head.relu>0 1<body.0.add>1 ");
+  EXPECT_EQ(log.text, "0 head.relu, 1 body.0.add, ");
 }
 
 TEST(Executor, RunsAgainAndAgainWithNewBuffers) {
@@ -111,12 +114,12 @@ TEST(Executor, ChannelSlicesOfOneTensorMakeAConcatenationForFree) {
   });
 }
 
-Tensor RunChainPlan(int32_t h, int32_t w, int32_t rows, size_t threads) {
+Tensor RunChainPlan(int32_t h, int32_t w, int32_t rows, size_t threads, int32_t parts = 1) {
   Tensor x({1, 4, h, w});
   for (size_t i = 0; i < x.values.size(); ++i)
     x.values[i] = static_cast<float>(i * 7919 % 256) / 64.0f - 2.0f;
   std::vector<Tensor> outputs = {Tensor({1, 1, h, w})};
-  EXPECT_EQ(RunPlan(ChainPlan(h, w, rows), {x}, &outputs, threads, nullptr), Status::kOk);
+  EXPECT_EQ(RunPlan(ChainPlan(h, w, rows, parts), {x}, &outputs, threads, nullptr), Status::kOk);
   return outputs[0];
 }
 
@@ -168,8 +171,23 @@ TEST(Executor, BandsOfRowsComputeWhatWholeTensorsDo) {
   }
 }
 
-Status LoadChanged(const std::function<void(PlanBytes*)>& change) {
-  PlanBytes bytes = ChainPlan(13, 9, 2);
+TEST(Executor, PartsOfAChainComputeWhatTheWholeDoes) {
+  for (int32_t h : {24, 37}) {
+    const Tensor whole = RunChainPlan(h, 33, 0, 1);
+    for (int32_t parts : {2, 3}) {
+      for (int32_t rows : {1, 4}) {
+        for (size_t threads : {1, 2, 4}) {
+          SCOPED_TRACE(::testing::Message()
+                       << h << " rows, " << parts << " parts, bands of " << rows);
+          ExpectNear(RunChainPlan(h, 33, rows, threads, parts), whole, 1e-4f);
+        }
+      }
+    }
+  }
+}
+
+Status LoadChanged(const std::function<void(PlanBytes*)>& change, int32_t parts = 1) {
+  PlanBytes bytes = ChainPlan(13, 9, 2, parts);
   change(&bytes);
   Plan plan;
   return Plan::Load(bytes.data(), bytes.size(), &plan);
@@ -179,7 +197,7 @@ TEST(Executor, RefusesBandsThatLeaveTheirWindows) {
   const auto pair = [](PlanBytes* bytes, uint32_t band, uint32_t op) {
     const auto& chain =
         *reinterpret_cast<const ChainRec*>(bytes->data() + bytes->header().chains_off);
-    return &bytes->index(chain.bands + 2 * (band * chain.n_ops + op));
+    return &bytes->index(chain.bands + chain.n_ops + 2 * (band * chain.n_ops + op));
   };
   EXPECT_EQ(LoadChanged([](PlanBytes*) {}), Status::kOk);
   EXPECT_EQ(LoadChanged([&](PlanBytes* b) { pair(b, 0, 0)[0] = 13; }), Status::kBadValue);
@@ -188,6 +206,45 @@ TEST(Executor, RefusesBandsThatLeaveTheirWindows) {
   EXPECT_EQ(LoadChanged([&](PlanBytes* b) { pair(b, 6, 4)[0] = 24; }), Status::kBadValue);
   EXPECT_EQ(LoadChanged([&](PlanBytes* b) { b->tensor(1).window -= 1; }), Status::kBadValue);
   EXPECT_NE(LoadChanged([&](PlanBytes* b) { b->header().n_chains = 0; }), Status::kOk);
+}
+
+TEST(Executor, RefusesPartsThatAreNoParts) {
+  const auto changed = [](const std::function<void(PlanBytes*, ChainRec*)>& change) {
+    return LoadChanged(
+        [&](PlanBytes* b) {
+          change(b, reinterpret_cast<ChainRec*>(b->data() + b->header().chains_off));
+        },
+        2);
+  };
+  const Status bad = Status::kBadValue;
+  EXPECT_EQ(changed([](PlanBytes*, ChainRec*) {}), Status::kOk);
+  EXPECT_EQ(changed([](PlanBytes*, ChainRec* c) { c[0].part = 1; }), bad);
+  EXPECT_EQ(changed([](PlanBytes*, ChainRec* c) { c[1].part = 0; }), bad);
+  EXPECT_EQ(changed([](PlanBytes*, ChainRec* c) { c[1].part = 2; }), bad);
+  EXPECT_EQ(changed([](PlanBytes*, ChainRec* c) { c[1].n_ops -= 1; }), bad);
+  // the output begins a row later, or early enough to be written twice
+  for (uint32_t more : {1u, ~0u}) {
+    EXPECT_EQ(changed([=](PlanBytes* b, ChainRec* c) { b->index(c[1].bands + 5) += more; }), bad);
+  }
+  // another window, or what else differs, where they change places
+  EXPECT_EQ(changed([](PlanBytes* b, ChainRec* c) {
+              b->tensor(b->op(c[1].first_op).output).stride[1] += 16;
+            }),
+            bad);
+  EXPECT_EQ(changed([](PlanBytes* b, ChainRec* c) { b->op(c[1].first_op + 1).data_off += 64; }),
+            bad);
+  EXPECT_EQ(changed([](PlanBytes* b, ChainRec* c) { b->op(c[1].first_op).p[2] = 1; }), bad);
+  // both parts use the first one's window
+  EXPECT_EQ(changed([](PlanBytes* b, ChainRec* c) {
+              b->op(c[1].first_op).output = b->op(c[0].first_op).output;
+            }),
+            bad);
+  // a part reads what both of them write
+  EXPECT_EQ(changed([](PlanBytes* b, ChainRec* c) {
+              b->op(c[1].first_op).inputs_off = b->op(c[1].first_op + 5).inputs_off;
+              b->op(c[1].first_op).residual = b->op(c[1].first_op + 5).output;
+            }),
+            bad);
 }
 
 }  // namespace

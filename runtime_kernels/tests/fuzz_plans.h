@@ -109,7 +109,8 @@ inline PlanBytes DepthwiseFuzzPlan() {
 }
 
 inline std::vector<std::vector<uint8_t>> FuzzPlans() {
-  std::vector<PlanBytes> plans = {NeckFuzzPlan(), ChainPlan(13, 9, 2), WinogradFuzzPlan(2, 4),
+  std::vector<PlanBytes> plans = {NeckFuzzPlan(),         ChainPlan(13, 9, 2),
+                                  ChainPlan(24, 9, 3, 2), WinogradFuzzPlan(2, 4),
                                   WinogradFuzzPlan(4, 1), DepthwiseFuzzPlan()};
   for (uint32_t block : {1, 2, 4, 8, 16}) {
     plans.push_back(ConvFuzzPlan(block));

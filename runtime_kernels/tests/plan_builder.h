@@ -170,10 +170,14 @@ class PlanBuilder {
     t.offset -= static_cast<uint64_t>(t.halo[0] * t.stride[2]) * sizeof(float);
     t.window = rows;
   }
-  // Ops [first, first + n_ops) in bands: pairs (end, base), band by band.
-  void Chain(uint32_t first, uint32_t n_ops, const std::vector<std::array<int32_t, 2>>& bands) {
+  // Ops from `first` on, one for each of the rows where they begin, in bands: pairs (end, base),
+  // band by band.
+  void Chain(uint32_t first, const std::vector<int32_t>& begin,
+             const std::vector<std::array<int32_t, 2>>& bands, uint32_t part = 0) {
     const auto at = static_cast<uint32_t>(operands_.size());
-    chains_.push_back({first, n_ops, static_cast<uint32_t>(bands.size()) / n_ops, at});
+    const auto n_ops = static_cast<uint32_t>(begin.size());
+    chains_.push_back({first, n_ops, static_cast<uint32_t>(bands.size()) / n_ops, at, part, 0});
+    for (int32_t value : begin) operands_.push_back(static_cast<uint32_t>(value));
     for (const auto& band : bands) {
       for (int32_t value : band) operands_.push_back(static_cast<uint32_t>(value));
     }

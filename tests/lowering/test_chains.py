@@ -12,7 +12,8 @@ from torch import nn
 from edgectl.lowering import chains
 from edgectl.lowering.executorch import Compiled, compile_module
 
-ARENA_SIZE, CHAINS = 96, 112  # where the plan's header has them (plan_format.h)
+ARENA_SIZE, CHAINS_OFF, CHAINS = 96, 104, 112  # where the plan's header has them (plan_format.h),
+PART = 16  # and a ChainRec
 
 
 def header(compiled: Compiled, offset: int, form: str) -> int:
@@ -41,23 +42,28 @@ class Neck(nn.Module):
         return self.shuffle(self.last(torch.sigmoid(self.depthwise(y))))
 
 
-@pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small maps too are worth a chain."""
+@pytest.fixture(params=[-1.0, 10.0], ids=["whole", "in parts"])
+def eager(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
+    """Small maps too are worth a chain, and maybe parts that compute most rows again."""
+    monkeypatch.setattr(chains, "_AGAIN", request.param)
     monkeypatch.setattr(chains, "_SMALL", 0)
     monkeypatch.setattr(chains, "_FAR_BYTES", 0)
     monkeypatch.setattr(chains, "_START", 0.0)
     monkeypatch.setattr(chains, "_WASTE", 0.0)
+    return float(request.param)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (37, 21), (50, 130)])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_network_in_bands_agrees_with_pytorch(
-    size: tuple[int, int], batch: int, eager: None, check: Callable[..., Compiled]
+    size: tuple[int, int], batch: int, eager: float, check: Callable[..., Compiled]
 ) -> None:
     torch.manual_seed(3)
     compiled = check(Neck(), torch.randn(batch, 3, *size))
-    assert header(compiled, CHAINS, "<I") > 0
+    n_chains, at, chain_size = header(compiled, CHAINS, "<I"), header(compiled, CHAINS_OFF, "<Q"), 24
+    parts = [header(compiled, at + i * chain_size + PART, "<I") for i in range(n_chains)]
+    assert parts
+    assert max(parts) == (3 if eager > 0 else 0)
 
 
 def test_windows_take_less_memory_than_whole_maps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,6 +73,6 @@ def test_windows_take_less_memory_than_whole_maps(monkeypatch: pytest.MonkeyPatc
             layer.weight[:, ::2] = 0
     example = torch.randn(1, 3, 160, 192)
     banded = header(compile_module(network, example), ARENA_SIZE, "<Q")
-    monkeypatch.setattr("edgectl.lowering.layout.plan_chains", lambda ops: [])
+    monkeypatch.setattr("edgectl.lowering.layout.plan_chains", lambda ops: (ops, []))
     whole = header(compile_module(network, example), ARENA_SIZE, "<Q")
-    assert banded < whole / 3
+    assert banded < whole / 2

@@ -117,8 +117,8 @@ struct Delegate {
 class OpEvents final : public edge::Observer {
  public:
   explicit OpEvents(size_t n_ops) : ticks_(n_ops), start_(pal_current_ticks()) {}
-  void Begin(uint32_t, std::string_view) override { begun_ = pal_current_ticks(); }
-  void End(uint32_t op, std::string_view) override { ticks_[op] += pal_current_ticks() - begun_; }
+  uint64_t Now() override { return pal_current_ticks(); }
+  void Took(uint32_t op, std::string_view, uint64_t time) override { ticks_[op] = time; }
   void Log(EventTracer* tracer, const std::vector<std::string>& names) const {
     et_timestamp_t at = start_;
     for (size_t op = 0; op < ticks_.size(); ++op) {
@@ -131,7 +131,7 @@ class OpEvents final : public edge::Observer {
 
  private:
   std::vector<et_timestamp_t> ticks_;
-  et_timestamp_t start_, begun_ = 0;
+  et_timestamp_t start_;
 };
 
 Error ErrorOf(edge::Status status) {

@@ -49,12 +49,15 @@ class Plan {
   size_t size_ = 0;
 };
 
-// Told about every op as it runs; used for profiling. An op of a chain begins and ends once a band.
+// Told how long every op took; used for profiling. Of ops that ran at the same time each gets a
+// share of the time that all of them took together.
 class Observer {
  public:
   virtual ~Observer() = default;
-  virtual void Begin(uint32_t op, std::string_view name) = 0;
-  virtual void End(uint32_t op, std::string_view name) = 0;
+  // A clock in units of the observer's choice. May be called by several threads at once.
+  virtual uint64_t Now() = 0;
+  // Once an op, in the order of the plan.
+  virtual void Took(uint32_t op, std::string_view name, uint64_t time) = 0;
 };
 
 // Runs a plan. Owns the arena. Not thread-safe: one run at a time.

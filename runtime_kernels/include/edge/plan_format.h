@@ -13,7 +13,7 @@
 namespace edge {
 
 constexpr char kPlanMagic[8] = {'E', 'D', 'G', 'E', 'P', 'L', 'A', 'N'};
-constexpr uint32_t kPlanVersion = 4;
+constexpr uint32_t kPlanVersion = 5;
 constexpr uint32_t kNone = 0xffffffffu;
 
 enum class Storage : uint32_t { kArena = 0, kInput = 1, kOutput = 2, kConst = 3 };
@@ -126,23 +126,32 @@ static_assert(sizeof(OpRec) == 160);
 
 // Operations that run depth-first: a band of rows of each, then the next band of each, so that what
 // one writes is still in the cache when the next reads it. Band after band, operation i of the
-// chain computes the rows of its output from where it was up to `end`. The bands are pairs in the
-// index table, band by band, and in a band operation by operation:
+// chain computes the rows of its output from where it was up to `end`. In the index table there is
+// first u32 begin[n_ops], the row where each of them starts, and then the bands as pairs, band by
+// band, and in a band operation by operation:
 //
 //   u32 end;   // the operation's output is complete up to this row
 //   i32 base;  // of an output with a window: the row where its memory begins from now on; rows
 //   from
-//              // there on that were computed before are kept. -halo[0] in the first band.
+//              // there on that were computed before are kept. In the first band `begin`, or
+//              // -halo[0] where that is 0.
 //
-// The last band ends all outputs at their last rows. kCopy, kConv, kUnary, kAdd, kMul, kConcat
-// (axis 1), kMaxPool, kPixelShuffle (not cropped at the top), kDepthwise can be part of a chain.
-struct ChainRec {  // 16 bytes
+// The rows of a chain's outputs may be divided among several chains, its parts, which follow each
+// other and may run at the same time. They have windows of their own; an output without a window is
+// computed by all of them, each from where the one before ended, and read by none of them. The last
+// part ends such outputs at their last rows.
+//
+// kCopy, kConv, kUnary, kAdd, kMul, kConcat (axis 1), kMaxPool, kPixelShuffle (not cropped at the
+// top), kDepthwise can be part of a chain.
+struct ChainRec {  // 24 bytes
   uint32_t first_op;
   uint32_t n_ops;
   uint32_t n_bands;
   uint32_t bands;  // first entry in the index table
+  uint32_t part;   // 0 for the first part of a chain, or the only one; then 1, 2, ...
+  uint32_t reserved;
 };
-static_assert(sizeof(ChainRec) == 16);
+static_assert(sizeof(ChainRec) == 24);
 
 // kCopy: with input x (n, c, h, w), factor s and padding (pt, pl), the output (n, k * c, rows,
 // cols) holds the first k of the s * s phases, phase = py * s + px:

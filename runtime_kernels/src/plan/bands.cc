@@ -14,8 +14,12 @@ RowRange Windows(RowRange rows, int64_t stride, int64_t pad, int64_t span) {
 
 }  // namespace
 
+int64_t BeginOf(const Plan& plan, const ChainRec& chain, uint32_t op) {
+  return plan.index(chain.bands + op);
+}
+
 Band BandOf(const Plan& plan, const ChainRec& chain, uint32_t band, uint32_t op) {
-  const uint32_t at = chain.bands + 2 * (band * chain.n_ops + op);
+  const uint32_t at = chain.bands + chain.n_ops + 2 * (band * chain.n_ops + op);
   return {plan.index(at), static_cast<int32_t>(plan.index(at + 1))};
 }
 

@@ -11,10 +11,11 @@ struct RowRange {
   int64_t begin, end;
 };
 
-// The rows of a band of a chain: `end` and `base` of plan_format.h.
+// The rows of a band of a chain: `begin`, `end` and `base` of plan_format.h.
 struct Band {
   int64_t end, base;
 };
+int64_t BeginOf(const Plan& plan, const ChainRec& chain, uint32_t op);
 Band BandOf(const Plan& plan, const ChainRec& chain, uint32_t band, uint32_t op);
 
 // The rows of an input with `in_h` rows that an op (not kConv) reads for these rows of its output

@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <new>
 #include <utility>
 #include <vector>
@@ -71,7 +73,6 @@ Epilogue EpilogueOf(const OpRec& op) {
 }  // namespace
 
 struct Executor::Impl {
-  class Watch;
   // How to run a convolution of so many rows, or of so many tiles.
   struct PlannedConv {
     int64_t size;
@@ -84,44 +85,30 @@ struct Executor::Impl {
   Isa isa = Isa::kFallback;
   void* allocation = nullptr;  // the arena with its slack, not yet aligned
   float* arena = nullptr;
-  std::unique_ptr<ConstView[]> operands;            // of the running op
-  std::unique_ptr<int64_t[]> bases;                 // of every tensor: the first row in its memory
+  std::unique_ptr<uint64_t[]> places;               // of every tensor: the offset in the arena
+  std::unique_ptr<int64_t[]> bases;                 // and the first row in its memory
   std::vector<std::vector<PlannedConv>> schedules;  // of every op
   WinogradSpaces spaces;                            // one a thread
+  std::vector<uint64_t> times;                      // of every op
   const float* const* inputs = nullptr;             // of this run
   float* const* outputs = nullptr;
+  Observer* observer = nullptr;
 
   ~Impl() { std::free(allocation); }
   Status Allocate();
   View Output(uint32_t tensor, RowRange rows) const;
   ConstView Input(uint32_t tensor, RowRange rows) const;
-  void RunChain(const ChainRec& chain, Observer* observer);
+  void RunChains(uint32_t first, uint32_t n);
+  void RunChain(const ChainRec& chain, const ChainRec& windows);
   void Slide(uint32_t tensor, int64_t base, int64_t end);
+  void RunTimed(uint32_t index, RowRange rows);
   void RunOp(uint32_t index, RowRange rows);
+  void Report(uint32_t first, uint32_t n, uint64_t wall);
   void RunConv(uint32_t index, RowRange rows, const View& out);
   void RunWinograd(uint32_t index, const View& out);
   size_t Planned(uint32_t op, int64_t size, const ConvArgs& args);
   void RunLinear(const OpRec& op, const View& out);
   void RunDepthwise(const OpRec& op, RowRange rows, const View& out);
-};
-
-// Names the op to the observer, if there is one, for as long as it lives.
-class Executor::Impl::Watch {
- public:
-  Watch(Observer* observer, const Plan& plan, uint32_t op)
-      : observer_(observer), op_(op), name_(plan.name(plan.op(op))) {
-    if (observer_ != nullptr) observer_->Begin(op_, name_);
-  }
-  ~Watch() {
-    if (observer_ != nullptr) observer_->End(op_, name_);
-  }
-  Watch(const Watch&) = delete;
-  Watch& operator=(const Watch&) = delete;
-
- private:
-  Observer* const observer_;
-  const uint32_t op_;
-  const std::string_view name_;
 };
 
 Status Executor::Impl::Allocate() {
@@ -132,10 +119,8 @@ Status Executor::Impl::Allocate() {
   const uint64_t alignment = size < 2 * kHugePage ? kLine : kHugePage;
   const uint64_t bytes = size + kArenaSlack + alignment;
   allocation = bytes <= SIZE_MAX ? std::calloc(1, static_cast<size_t>(bytes)) : nullptr;
-  uint32_t most = 0;
-  for (uint32_t i = 0; i < plan.header().n_ops; ++i) most = std::max(most, plan.op(i).n_inputs);
-  operands.reset(new (std::nothrow) ConstView[most]);
   bases.reset(new (std::nothrow) int64_t[plan.header().n_tensors]());
+  places.reset(new (std::nothrow) uint64_t[plan.header().n_tensors]());
   int64_t space = 0;
   for (uint32_t i = 0; i < plan.header().n_ops; ++i) {
     const OpRec& op = plan.op(i);
@@ -144,9 +129,10 @@ Status Executor::Impl::Allocate() {
                   f = plan.tensor(op.output).dims[1];
     space = std::max(space, WinogradSpace(op.p[0], c, f, op.p[3]));
   }
-  if (allocation == nullptr || operands == nullptr || bases == nullptr ||
+  if (allocation == nullptr || bases == nullptr || places == nullptr ||
       !spaces.Allocate(pool->threads(), static_cast<size_t>(space)))
     return Status::kOutOfMemory;
+  for (uint32_t i = 0; i < plan.header().n_tensors; ++i) places[i] = plan.tensor(i).offset;
   const uintptr_t start = reinterpret_cast<uintptr_t>(allocation) + kArenaSlack;
   const uintptr_t aligned = (start + alignment - 1) / alignment * alignment;
   arena = reinterpret_cast<float*>(static_cast<char*>(allocation) +
@@ -161,8 +147,8 @@ Status Executor::Impl::Allocate() {
 View Executor::Impl::Output(uint32_t tensor, RowRange rows) const {
   const TensorRec& t = plan.tensor(tensor);
   const bool in_arena = t.storage == static_cast<uint32_t>(Storage::kArena);
-  return ViewOf(t, in_arena ? arena + t.offset / sizeof(float) : outputs[t.io_index], bases[tensor],
-                rows);
+  return ViewOf(t, in_arena ? arena + places[tensor] / sizeof(float) : outputs[t.io_index],
+                bases[tensor], rows);
 }
 
 ConstView Executor::Impl::Input(uint32_t tensor, RowRange rows) const {
@@ -278,21 +264,19 @@ void Executor::Impl::RunOp(uint32_t index, RowRange rows) {
     RunLinear(op, out);
   } else if (kind == OpKind::kDepthwise) {
     RunDepthwise(op, rows, out);
-  } else if (out.h == t.dims[2]) {
-    for (uint32_t i = 0; i < op.n_inputs; ++i) {
-      const uint32_t id = plan.index(op.inputs_off + i);
-      operands[i] = Input(id, AllRows(plan.tensor(id)));
-    }
-    kOpFunctions[op.op]({op, operands.get(), out, *row_ops, pool});
   } else {
+    const bool whole = out.h == t.dims[2];
+    std::vector<ConstView> operands;
     int64_t first = 0;
     for (uint32_t i = 0; i < op.n_inputs; ++i) {
       const uint32_t id = plan.index(op.inputs_off + i);
-      const RowRange read = InputRows(op, plan.tensor(id).dims[2], t.dims[2], rows);
-      operands[i] = Input(id, read);
+      const TensorRec& in = plan.tensor(id);
+      const RowRange read = whole ? AllRows(in) : InputRows(op, in.dims[2], t.dims[2], rows);
+      operands.push_back(Input(id, read));
       if (i == 0) first = read.begin;
     }
-    kOpFunctions[op.op]({OpFrom(op, rows, first), operands.get(), out, *row_ops, pool});
+    const OpRec part = whole ? op : OpFrom(op, rows, first);
+    kOpFunctions[op.op]({part, operands.data(), out, *row_ops, pool});
   }
   if (t.storage == static_cast<uint32_t>(Storage::kArena)) ZeroHalo(t, out, rows.begin, pool);
 }
@@ -321,21 +305,69 @@ void Executor::Impl::Slide(uint32_t tensor, int64_t base, int64_t end) {
   bases[tensor] = base;
 }
 
-void Executor::Impl::RunChain(const ChainRec& chain, Observer* observer) {
+// RunOp, and adds the time to the op's when somebody looks.
+void Executor::Impl::RunTimed(uint32_t index, RowRange rows) {
+  const uint64_t start = observer == nullptr ? 0 : observer->Now();
+  RunOp(index, rows);
+  if (observer != nullptr) times[index] += observer->Now() - start;
+}
+
+// Tells the observer what ops [first, first + n) took, which ran for `wall` together.
+void Executor::Impl::Report(uint32_t first, uint32_t n, uint64_t wall) {
+  double sum = 0;
+  for (uint32_t i = first; i < first + n; ++i) sum += static_cast<double>(times[i]);
+  for (uint32_t i = first; i < first + n; ++i) {
+    const double share = sum > 0 ? static_cast<double>(times[i]) / sum : 0;
+    const auto time = static_cast<uint64_t>(share * static_cast<double>(wall));
+    observer->Took(i, plan.name(plan.op(i)), time);
+  }
+}
+
+// In the windows of another part, or in its own.
+void Executor::Impl::RunChain(const ChainRec& chain, const ChainRec& windows) {
   const auto output = [&](uint32_t i) { return plan.op(chain.first_op + i).output; };
   for (uint32_t i = 0; i < chain.n_ops; ++i) {
     const TensorRec& t = plan.tensor(output(i));
-    bases[output(i)] = t.window == 0 ? 0 : -int64_t{t.halo[0]};
+    if (t.window == 0) continue;
+    const int64_t begin = BeginOf(plan, chain, i);
+    places[output(i)] = plan.tensor(plan.op(windows.first_op + i).output).offset;
+    bases[output(i)] = begin == 0 ? -int64_t{t.halo[0]} : begin;
   }
   for (uint32_t number = 0; number < chain.n_bands; ++number) {
     for (uint32_t i = 0; i < chain.n_ops; ++i) {
       const Band band = BandOf(plan, chain, number, i);
-      const int64_t begin = number == 0 ? 0 : BandOf(plan, chain, number - 1, i).end;
-      const Watch watch(observer, plan, chain.first_op + i);
+      const int64_t begin =
+          number == 0 ? BeginOf(plan, chain, i) : BandOf(plan, chain, number - 1, i).end;
       if (plan.tensor(output(i)).window != 0) Slide(output(i), band.base, begin);
-      if (begin != band.end) RunOp(chain.first_op + i, {begin, band.end});
+      if (begin != band.end) RunTimed(chain.first_op + i, {begin, band.end});
     }
   }
+}
+
+// The parts of a chain, chains [first, first + n), each on a thread. A part takes the windows that
+// were used last, which may still be in the thread's cache.
+void Executor::Impl::RunChains(uint32_t first, uint32_t n) {
+  std::atomic<bool> failed{false};
+  std::mutex mutex;
+  std::vector<uint32_t> unused;
+  for (uint32_t i = n; i-- > 0;) unused.push_back(first + i);
+  pool->ParallelFor(n, 1, [&](size_t begin, size_t end) {
+    try {
+      uint32_t windows;
+      {
+        const std::lock_guard<std::mutex> lock(mutex);
+        windows = unused.back();
+        unused.pop_back();
+      }
+      for (size_t i = begin; i < end; ++i)
+        RunChain(plan.chain(first + static_cast<uint32_t>(i)), plan.chain(windows));
+      const std::lock_guard<std::mutex> lock(mutex);
+      unused.push_back(windows);
+    } catch (const std::bad_alloc&) {
+      failed = true;
+    }
+  });
+  if (failed) throw std::bad_alloc();
 }
 
 Executor::Executor(const Plan& plan, ThreadPool* pool) : impl_(new (std::nothrow) Impl) {
@@ -371,19 +403,26 @@ Status Executor::Run(const float* const* inputs, size_t n_inputs, float* const* 
   }
   impl_->inputs = inputs;
   impl_->outputs = outputs;
+  impl_->observer = observer;
+  const Plan& plan = impl_->plan;
   try {
     impl_->schedules.resize(h.n_ops);
-    uint32_t next_chain = 0;
+    if (observer != nullptr) impl_->times.assign(h.n_ops, 0);
+    uint32_t chain = 0;
     for (uint32_t i = 0; i < h.n_ops;) {
-      if (next_chain < h.n_chains && impl_->plan.chain(next_chain).first_op == i) {
-        const ChainRec& chain = impl_->plan.chain(next_chain++);
-        impl_->RunChain(chain, observer);
-        i += chain.n_ops;
+      const uint64_t start = observer == nullptr ? 0 : observer->Now();
+      uint32_t n_ops = 1, n_chains = 0;
+      if (chain < h.n_chains && plan.chain(chain).first_op == i) {
+        do ++n_chains;
+        while (chain + n_chains < h.n_chains && plan.chain(chain + n_chains).part != 0);
+        impl_->RunChains(chain, n_chains);
+        n_ops = n_chains * plan.chain(chain).n_ops;
+        chain += n_chains;
       } else {
-        const Impl::Watch watch(observer, impl_->plan, i);
-        impl_->RunOp(i, AllRows(impl_->plan.tensor(impl_->plan.op(i).output)));
-        ++i;
+        impl_->RunTimed(i, AllRows(plan.tensor(plan.op(i).output)));
       }
+      if (observer != nullptr) impl_->Report(i, n_ops, observer->Now() - start);
+      i += n_ops;
     }
   } catch (const std::bad_alloc&) {  // a convolution's schedule
     return Status::kOutOfMemory;

@@ -10,8 +10,8 @@ operation, and of vectors that a band's end leaves half empty, is least (dynamic
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from edgectl.lowering.plan import Buffer, Chain, Op, OpKind, Storage, Tensor
 
@@ -25,13 +25,19 @@ _START = 2e-6  # seconds to start an operation
 _WASTE = 20.0  # pixels that the end of a band costs a convolution
 _BANDS = (256, 192, 128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2)
 _LONGEST = 32  # operations
+_PARTS = (4, 2)  # that may run at the same time
+_AGAIN = 0.05  # of the work may be done twice for that
 _SMALL = 64 * 1024  # bytes of a map that stays in the cache anyway
 
 _ROW_BY_ROW = frozenset((OpKind.CONV, OpKind.UNARY, OpKind.ADD, OpKind.MUL, OpKind.CONCAT))
 
 
-def plan_chains(ops: Sequence[Op]) -> list[Chain]:
-    """Cuts `ops` into chains and gives the tensors inside them windows. Strides change: pack weights afterwards."""
+def plan_chains(ops: Sequence[Op]) -> tuple[list[Op], list[Chain]]:
+    """Cuts `ops` into chains, the chains into parts, and gives the tensors inside them windows.
+
+    Returns the operations, those of parts after the first as twins of the first's, and the chains. Strides change: pack
+    weights afterwards.
+    """
     uses = _Uses(ops)
     best = [0.0]
     cut: list[_Candidate | None] = []
@@ -47,19 +53,40 @@ def plan_chains(ops: Sequence[Op]) -> list[Chain]:
                 least, chosen = best[first] + candidate.seconds, candidate
         best.append(least)
         cut.append(chosen)
-    chains = []
+    found = []
     at = len(ops)
     while at > 0:
         chosen = cut[at - 1]
         if chosen is None:
             at -= 1
             continue
-        whole = _banded(ops, uses, chosen.first, at - 1, chosen.rows, sampled=False)
+        whole = _in_parts(ops, uses, chosen.first, at - 1, chosen.rows)
         if whole is not None:  # its first bands fit, and the last ones too
-            whole.apply()
-            chains.append(Chain(whole.first, whole.bands))
+            found.append(whole)
         at = chosen.first
-    return chains[::-1]
+    planned: list[Op] = []
+    chains = []
+    for candidate in found[::-1]:
+        planned += ops[at : candidate.first]
+        at = candidate.first + len(candidate.parts[0].begins)
+        candidate.apply()
+        for number, part in enumerate(candidate.parts):
+            chains.append(Chain(len(planned), part.begins, part.bands, number))
+            mine = ops[candidate.first : at]
+            planned += _twins(mine, candidate.windows) if number else mine
+    return [*planned, *ops[at:]], chains
+
+
+def _twins(ops: Sequence[Op], windows: Iterable[Tensor]) -> list[Op]:
+    """The same operations with windows of their own."""
+    own = {tensor: replace(tensor, buffer=Buffer(tensor.buffer.size)) for tensor in windows if tensor.buffer is not None}
+
+    def twin(op: Op) -> Op:
+        inputs = [own.get(tensor, tensor) for tensor in op.inputs]
+        residual = None if op.residual is None else own.get(op.residual, op.residual)
+        return replace(op, inputs=inputs, output=own.get(op.output, op.output), residual=residual, twin=op)
+
+    return [twin(op) for op in ops]
 
 
 def _can_chain(op: Op) -> bool:
@@ -117,12 +144,21 @@ class _Uses:
 
 
 @dataclass
+class _Part:
+    """What Chain says of one."""
+
+    begins: list[int]
+    bands: list[list[tuple[int, int]]]
+
+
+@dataclass
 class _Candidate:
     first: int
     rows: int  # of the last operation's output in a band
-    bands: list[list[tuple[int, int]]]
+    parts: list[_Part]
     windows: dict[Tensor, int]
     seconds: float
+    again: float  # the share of the work that is done again where parts meet
 
     def apply(self) -> None:
         """Gives the windows their memory."""
@@ -153,80 +189,135 @@ def _chain(ops: Sequence[Op], uses: _Uses, first: int, last: int) -> _Candidate 
     return best
 
 
-def _banded(ops: Sequence[Op], uses: _Uses, first: int, last: int, rows: int, *, sampled: bool) -> _Candidate | None:
+def _in_parts(ops: Sequence[Op], uses: _Uses, first: int, last: int, rows: int) -> _Candidate | None:
+    """The chain with all its bands, in as many parts as do little twice; None when the windows do not fit."""
+    for count in _PARTS:
+        candidate = _banded(ops, uses, first, last, rows, parts=count)
+        if candidate is None or (candidate.again <= _AGAIN and len(candidate.parts) == count):
+            return candidate
+    return _banded(ops, uses, first, last, rows)
+
+
+def _banded(
+    ops: Sequence[Op], uses: _Uses, first: int, last: int, rows: int, *, parts: int = 1, sampled: bool = False
+) -> _Candidate | None:
     """A chain that advances `rows` rows of its last operation at a time; None when the windows do not fit.
 
-    `sampled`: looks at a few bands only, which shows how large the windows become.
+    `parts`: of the chain, fewer where its rows or its tensors do not allow that many. `sampled`: looks at a few bands only,
+    which shows how large the windows become.
     """
-    part = ops[first : last + 1]
-    heights = [op.output.dims[2] for op in part]
-    readers: list[list[int]] = [[] for _ in part]  # positions in `part`
-    place = {op.output: k for k, op in enumerate(part)}
+    chain = _Rows.of(ops[first : last + 1])
+    part, heights, readers = chain.ops, chain.heights, chain.readers
     written = {op.output.buffer for op in part if op.output.buffer is not None}
-    if any(tensor.buffer in written and tensor not in place for op in part for tensor in op.operands):
+    if any(tensor.buffer in written and tensor not in chain.place for op in part for tensor in op.operands):
         return None  # somebody reads, as another view, what the chain is still writing
-    for k, op in enumerate(part):
-        for tensor in op.operands:
-            if tensor in place:
-                readers[place[tensor]].append(k)
-    count = -(-heights[-1] // rows)
-    bands = range(min(count, 4)) if sampled else range(count)
-    ends: list[list[int]] = []
-    for band in bands:
-        ends.append(_ends(part, heights, readers, (band + 1) / count, rows * (band + 1), ends[-1] if ends else None))
+    inside = [bool(readers[k]) and uses.inside(op.output, first, last) for k, op in enumerate(part)]
+    step = part[-1].p[0] if part[-1].kind is OpKind.PIXEL_SHUFFLE else 1
+    starts = sorted({heights[-1] * i // parts // step * step for i in range(parts)})
+    if any(readers[k] and not inside[k] for k in range(len(part))):
+        starts = [0]
+    begins, made = [0] * len(part), []
     windows: dict[Tensor, int] = {}
-    bases = [[0] * len(part) for _ in bands]
-    for k, op in enumerate(part):
-        tensor = op.output
-        if not readers[k] or not uses.inside(tensor, first, last):
-            continue
-        column, most = _bases(part, heights, readers[k], ends, k)
-        if most < heights[k] + tensor.halo[0] + tensor.halo[1]:
-            windows[tensor] = most
-            for band in bands:
-                bases[band][k] = column[band]
+    for start, stop in zip(starts, [*starts[1:], heights[-1]], strict=True):
+        begins = chain.begins(start, begins)
+        most_bands = 4 if sampled else heights[-1]
+        ends = chain.ends(begins, range(start + rows, stop + rows, rows)[:most_bands], stop)
+        bases = [[0] * len(part) for _ in ends]
+        for k, op in enumerate(part):
+            if not inside[k]:
+                continue
+            column, most = chain.bases(k, begins[k], ends)
+            if most < heights[k] + op.output.halo[0] + op.output.halo[1]:
+                windows[op.output] = max(most, windows.get(op.output, 0))
+                for base, row in zip(bases, column, strict=True):
+                    base[k] = row
+            elif len(starts) > 1:
+                return _banded(ops, uses, first, last, rows)
+        made.append(_Part(begins, [list(zip(*band, strict=True)) for band in zip(ends, bases, strict=True)]))
+        begins = [end if not readers[k] else 0 for k, end in enumerate(ends[-1])]
     size = sum(4 * t.dims[0] * t.dims[1] * t.stride[2] * window for t, window in windows.items())
     weights = max(4 * op.macs // (op.output.dims[2] * op.output.dims[3]) for op in part)
     if not windows or size + weights > _L2_BYTES:
         return None
-    pairs = [list(zip(ends[band], bases[band], strict=True)) for band in bands]
-    return _Candidate(first, rows, pairs, windows, _seconds(part, windows, count))
+    work = [max(op.macs, math.prod(op.output.dims)) for op in part]
+    done = sum(
+        work[k] * (one.bands[-1][k][0] - one.begins[k]) / heights[k] for one in made for k in range(len(part)) if not sampled
+    )
+    seconds = _seconds(part, windows, -(-heights[-1] // rows))
+    return _Candidate(first, rows, made, windows, seconds, done / sum(work) - 1)
 
 
-def _ends(
-    part: Sequence[Op], heights: list[int], readers: list[list[int]], share: float, rows: int, before: list[int] | None
-) -> list[int]:
-    """Where the outputs end after a band: as far as the operations that read them need, from the last one backwards."""
-    if share >= 1:
-        return heights
-    ends = [0] * len(part)
-    for k in range(len(part) - 1, -1, -1):
-        op = part[k]
-        if k == len(part) - 1:
-            end = rows
-        elif readers[k]:
-            end = max(_rows_read(part[r], op.output, 0, ends[r])[1] for r in readers[k])
-        else:
-            end = math.ceil(heights[k] * share)
-        if op.kind is OpKind.PIXEL_SHUFFLE:
-            end = -(-end // op.p[0]) * op.p[0]
-        ends[k] = max(min(end, heights[k]), before[k] if before else 0)
-    return ends
+@dataclass
+class _Rows:
+    """The operations of a chain, and which rows of their outputs need which."""
 
+    ops: Sequence[Op]
+    heights: list[int]
+    place: dict[Tensor, int]
+    readers: list[list[int]]  # positions in `ops`
 
-def _bases(part: Sequence[Op], heights: list[int], readers: list[int], ends: list[list[int]], k: int) -> tuple[list[int], int]:
-    """The first row that operation k's output must keep in each band, and how many rows it then has at most."""
-    tensor = part[k].output
-    top, bottom = tensor.halo[:2]
-    base, most, column = -top, 0, []
-    for band, now in enumerate(ends):
-        if band:
-            before = ends[band - 1]
-            unread = [_rows_read(part[r], tensor, before[r], heights[r])[0] for r in readers if before[r] < heights[r]]
-            base = max(base, min([*unread, before[k]]))
-        column.append(base)
-        most = max(most, now[k] + (bottom if now[k] == heights[k] else 0) - base)
-    return column, most
+    @staticmethod
+    def of(ops: Sequence[Op]) -> _Rows:
+        place = {op.output: k for k, op in enumerate(ops)}
+        readers: list[list[int]] = [[] for _ in ops]
+        for k, op in enumerate(ops):
+            for tensor in op.operands:
+                if tensor in place:
+                    readers[place[tensor]].append(k)
+        return _Rows(ops, [op.output.dims[2] for op in ops], place, readers)
+
+    def begins(self, start: int, ended: list[int]) -> list[int]:
+        """Where operations begin when the last one does at `start`; those that nobody here reads where they have ended."""
+        begins = list(ended)
+        begins[-1] = start
+        for k in range(len(self.ops) - 1, -1, -1):
+            op = self.ops[k]
+            if self.readers[k]:
+                needed = min(_rows_read(self.ops[r], op.output, begins[r], begins[r] + 1)[0] for r in self.readers[k])
+                begins[k] = max(0, needed)
+            if op.kind is OpKind.PIXEL_SHUFFLE:
+                begins[k] -= begins[k] % op.p[0]
+        return begins
+
+    def ends(self, begins: list[int], rows: Iterable[int], stop: int) -> list[list[int]]:
+        """Where the outputs end after each band, which ends the last one at these rows, but at `stop` at most."""
+        ends: list[list[int]] = []
+        for row in rows:
+            ends.append(self._ends(min(row, stop), ends[-1] if ends else begins))
+        return ends
+
+    def _ends(self, row: int, before: list[int]) -> list[int]:
+        """As far as the operations that read them need, from the last one backwards."""
+        if row >= self.heights[-1]:
+            return self.heights
+        ends = [0] * len(self.ops)
+        for k in range(len(self.ops) - 1, -1, -1):
+            op = self.ops[k]
+            if k == len(self.ops) - 1:
+                end = row
+            elif self.readers[k]:
+                end = max(_rows_read(self.ops[r], op.output, 0, ends[r])[1] for r in self.readers[k])
+            else:
+                end = math.ceil(self.heights[k] * row / self.heights[-1])
+            if op.kind is OpKind.PIXEL_SHUFFLE:
+                end = -(-end // op.p[0]) * op.p[0]
+            ends[k] = max(min(end, self.heights[k]), before[k])
+        return ends
+
+    def bases(self, k: int, begin: int, ends: list[list[int]]) -> tuple[list[int], int]:
+        """The first row that operation k's output must keep in each band, and how many rows it then has at most."""
+        tensor, heights = self.ops[k].output, self.heights
+        top, bottom = tensor.halo[:2]
+        base, most, column = begin or -top, 0, []
+        for band, now in enumerate(ends):
+            if band:
+                before = ends[band - 1]
+                reading = [r for r in self.readers[k] if before[r] < heights[r]]
+                unread = [_rows_read(self.ops[r], tensor, before[r], heights[r])[0] for r in reading]
+                base = max(base, min([*unread, before[k]]))
+            column.append(base)
+            most = max(most, now[k] + (bottom if now[k] == heights[k] else 0) - base)
+        return column, most
 
 
 def _alone(op: Op) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,10 +70,12 @@ def lower(graph: ir.Graph, cpu: Cpu) -> tuple[bytes, list[LayerRecord]]:
     for node in graph.nodes:
         lowering.emit(node)
     lowering.finish()
-    chains = plan_chains(lowering.ops)
+    ops, chains = plan_chains(lowering.ops)
     lowering.pack()
-    lowering.bands = {op: len(chain.bands) for chain in chains for op in lowering.ops[chain.first : chain.last + 1]}
-    return write(lowering.inputs, lowering.outputs, lowering.ops, chains), [make() for make in lowering.layers]
+    for chain in chains:
+        for op in ops[chain.first : chain.last + 1]:
+            lowering.bands[op.twin or op] += len(chain.bands)
+    return write(lowering.inputs, lowering.outputs, ops, chains), [make() for make in lowering.layers]
 
 
 class _Lowering:
@@ -84,7 +87,7 @@ class _Lowering:
         self.layers: list[Callable[[], LayerRecord]] = []  # known once weights are packed
         self.unpacked: list[tuple[Op, Callable[[], Packed]]] = []
         self.packed: dict[Op, Packed] = {}
-        self.bands: dict[Op, int] = {}
+        self.bands: Counter[Op] = Counter()
         self.tensors: dict[ir.Value, Tensor] = {}
         self.copies: dict[tuple[ir.Value, object], Tensor] = {}
         convs = [node for node in graph.nodes if isinstance(node, ir.Conv) and not is_point(node)]
@@ -268,7 +271,7 @@ class _Lowering:
             if op is not None and weight is not None:
                 figures = _figures(weight, self.packed[op], uses) | {
                     "method": self._method(node, op),
-                    "bands": self.bands.get(op, 1),
+                    "bands": max(1, self.bands[op]),
                 }
             shape = node.inputs[0].shape
             return LayerRecord(node.name, label, shape, node.output.shape, fused=list(node.fused), **figures)

@@ -11,14 +11,14 @@ from enum import IntEnum
 from edgectl.lowering.ir import IDENTITY, Activation
 
 MAGIC = b"EDGEPLAN"
-VERSION = 4
+VERSION = 5
 ALIGN = 64
 NONE = 0xFFFFFFFF
 
 _HEADER = struct.Struct("<8s6I10QI12x")
 _TENSOR = struct.Struct("<2I4i4i3qQi20x")
 _OP = struct.Struct("<2I2f7I12i4fI2Q32x")
-_CHAIN = struct.Struct("<4I")
+_CHAIN = struct.Struct("<5I4x")
 
 
 class Storage(IntEnum):
@@ -98,7 +98,7 @@ class Op:
     """An OpRec. `p` and `f` are the parameters that plan_format.h lists for its kind.
 
     `reach`: a convolution reads rows y + reach[0] to y + reach[1] of its input for row y of its output. `macs`: multiply-adds
-    with weights that are not zero.
+    with weights that are not zero. `twin`: the operation whose weights it shares.
     """
 
     kind: OpKind
@@ -113,6 +113,7 @@ class Op:
     blob: bytes = field(default=b"", repr=False)
     reach: tuple[int, int] = (0, 0)
     macs: int = 0
+    twin: Op | None = field(default=None, repr=False)
 
     @property
     def operands(self) -> list[Tensor]:
@@ -122,15 +123,21 @@ class Op:
 
 @dataclass(frozen=True)
 class Chain:
-    """A ChainRec: operations from `first` on run depth-first. bands[i][k]: (end, base) of operation first + k in band i."""
+    """A ChainRec: operations from `first` on run depth-first.
+
+    begins[k]: the row where operation first + k begins; bands[i][k]: its (end, base) in band i. `part`: 0, or which of the
+    parts that follow the chain's first one.
+    """
 
     first: int
+    begins: list[int]
     bands: list[list[tuple[int, int]]]
+    part: int = 0
 
     @property
     def last(self) -> int:
         """Its last operation."""
-        return self.first + len(self.bands[0]) - 1
+        return self.first + len(self.begins) - 1
 
 
 def dense_stride(dims: Dims) -> tuple[int, int, int]:
@@ -193,12 +200,14 @@ def plan_arena(buffers: Sequence[Buffer]) -> int:
 def live_ranges(ops: Sequence[Op], chains: Sequence[Chain] = ()) -> list[Buffer]:
     """Sets first and last use of every buffer by the operations' order, and returns the buffers.
 
-    The operations of a chain take turns, so what one of them uses lives as long as the chain.
+    The operations of a chain take turns and its parts run at the same time, so what one of them uses lives as long as all.
     """
     first, last = list(range(len(ops))), list(range(len(ops)))
+    begin = 0
     for chain in chains:
-        for i in range(chain.first, chain.last + 1):
-            first[i], last[i] = chain.first, chain.last
+        begin = begin if chain.part else chain.first
+        for i in range(begin, chain.last + 1):
+            first[i], last[i] = begin, chain.last
     seen: dict[int, Buffer] = {}
     for i, op in enumerate(ops):
         for tensor in [*op.operands, op.output]:
@@ -221,12 +230,17 @@ def write(inputs: Sequence[Tensor], outputs: Sequence[Tensor], ops: Sequence[Op]
 
     index = [number(tensor) for tensor in [*inputs, *outputs]]
     strings, data = bytearray(), bytearray()
+    places: dict[Op, int] = {}  # of weights
     records = []
     for op in ops:
-        records.append(_op_record(op, number, index, strings, data))
+        owner = op.twin or op
+        if owner not in places:
+            places[owner] = _append(data, owner.blob) if owner.blob else 0
+        records.append(_op_record(op, number, index, strings, places[owner], len(owner.blob)))
     chain_bytes = b""
     for chain in chains:
-        chain_bytes += _CHAIN.pack(chain.first, len(chain.bands[0]), len(chain.bands), len(index))
+        chain_bytes += _CHAIN.pack(chain.first, len(chain.begins), len(chain.bands), len(index), chain.part)
+        index += chain.begins
         index += [value & 0xFFFFFFFF for band in chain.bands for pair in band for value in pair]
     tensor_bytes = b"".join(_tensor_record(tensor, data) for _, tensor in tensors.values())
     op_bytes = b"".join(records)
@@ -247,19 +261,20 @@ def write(inputs: Sequence[Tensor], outputs: Sequence[Tensor], ops: Sequence[Op]
     return body + b"\0" * (data_off - len(body)) + bytes(data)
 
 
-def _op_record(op: Op, number: Callable[[Tensor], int], index: list[int], strings: bytearray, data: bytearray) -> bytes:
+def _op_record(
+    op: Op, number: Callable[[Tensor], int], index: list[int], strings: bytearray, data_off: int, data_size: int
+) -> bytes:
     inputs_off = len(index)
     index.extend(number(tensor) for tensor in op.inputs)
     name = op.name.encode()
     name_off = len(strings)
     strings += name
-    data_off = _append(data, op.blob) if op.blob else 0
     residual = NONE if op.residual is None else number(op.residual)
     p = [*op.p, *[0] * (12 - len(op.p))]
     f = [*op.f, *[0.0] * (4 - len(op.f))]
     return _OP.pack(
         op.kind, op.act.kind, op.act.lo, op.act.hi, name_off, len(name), inputs_off, len(op.inputs),
-        number(op.output), residual, int(op.residual_after_act), *p, *f, 0, data_off, len(op.blob),
+        number(op.output), residual, int(op.residual_after_act), *p, *f, 0, data_off, data_size,
     )  # fmt: skip
 
 
