@@ -193,7 +193,7 @@ def _in_parts(ops: Sequence[Op], uses: _Uses, first: int, last: int, rows: int) 
     """The chain with all its bands, in as many parts as do little twice; None when the windows do not fit."""
     for count in _PARTS:
         candidate = _banded(ops, uses, first, last, rows, parts=count)
-        if candidate is None or (candidate.again <= _AGAIN and len(candidate.parts) == count):
+        if candidate is not None and candidate.again <= _AGAIN and len(candidate.parts) == count:
             return candidate
     return _banded(ops, uses, first, last, rows)
 

@@ -17,6 +17,19 @@ double Sum(const RowOps& rows, const float* x, int64_t n) {
   return sum;
 }
 
+// Of `rows` rows of n elements, sh apart.
+double SumOfRows(const RowOps& ops, const float* x, int64_t sh, int64_t rows, int64_t n) {
+  if (sh == n) return Sum(ops, x, rows * n);
+  double sum = 0;
+  if (rows * n > kSumRun) {
+    for (int64_t y = 0; y < rows; ++y) sum += Sum(ops, x + y * sh, n);
+    return sum;
+  }
+  float all[kSumRun];  // of a small window: one sum instead of one a row
+  for (int64_t y = 0; y < rows; ++y) std::copy(x + y * sh, x + y * sh + n, all + y * n);
+  return Sum(ops, all, rows * n);
+}
+
 }  // namespace
 
 void RunAdaptiveAvgPool(const OpCall& call) {
@@ -30,12 +43,7 @@ void RunAdaptiveAvgPool(const OpCall& call) {
     float* row = out.Row(n, c, r);
     for (int64_t q = 0; q < out.w; ++q) {
       const int64_t x0 = q * iw / out.w, x1 = ((q + 1) * iw + out.w - 1) / out.w;
-      double sum = 0;
-      if (in.sh == iw && x1 - x0 == iw) {
-        sum = Sum(call.rows, plane + y0 * iw, (y1 - y0) * iw);
-      } else {
-        for (int64_t y = y0; y < y1; ++y) sum += Sum(call.rows, plane + y * in.sh + x0, x1 - x0);
-      }
+      const double sum = SumOfRows(call.rows, plane + y0 * in.sh + x0, in.sh, y1 - y0, x1 - x0);
       row[q] = static_cast<float>(sum / static_cast<double>((y1 - y0) * (x1 - x0)));
     }
   });
