@@ -24,6 +24,7 @@ bool CanFlatten(const ConvArgs& a) {
 // after its first pixel.
 struct Footprint {
   int64_t base = 0;
+  int64_t span = 0;  // elements from the first to the last
   std::vector<std::pair<int64_t, int64_t>> runs;
   int64_t lines = 0;
   bool shared = true;  // by the blocks; not in depthwise and grouped convolutions
@@ -59,6 +60,7 @@ Footprint TileFootprint(const PackedView& p, int64_t tile, int64_t max_entries) 
   });
   if (lo > hi) return result;
   result.base = lo;
+  result.span = hi - lo + tile;
   result.shared = widest * 2 >= hi - lo;
   if (!result.shared) return result;
   std::vector<char> touched(static_cast<size_t>((hi - lo + tile) / kLine + 2));
@@ -203,7 +205,8 @@ ConvSchedule PlanConv(const ConvArgs& a, const ConvKernel& kernel, size_t thread
     const int64_t whole = DivUp(even, kernel.tile) * kernel.tile;
     s.strip_cols = static_cast<int32_t>(std::min<int64_t>(s.cols, whole));
   }
-  if (footprint.Lines(plane) * kLine * 4 > 2 * kL2Bytes && s.strip_cols < s.cols) {
+  const int64_t input_bytes = 4 * (footprint.span + (a.h - 1) * a.in_h + a.w);
+  if (input_bytes > 2 * kL2Bytes && s.strip_cols < s.cols) {
     s.next_lines = NewLines(footprint, s.strip_cols, a.in_h);
   }
   s.strip_rows = static_cast<int32_t>(std::clamp<int64_t>(strip / s.strip_cols, 1, s.rows));
