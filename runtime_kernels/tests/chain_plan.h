@@ -24,7 +24,8 @@ inline PlanBytes ChainPlan(int32_t h, int32_t w, int32_t rows, int32_t parts = 1
   for (int32_t part = 0; part < parts; ++part) {
     // The parts have the weights of the first one.
     const auto shared = [&](OpRec& op, size_t i) -> OpRec& {
-      (part == 0 ? weights_at[i] : op.data_off) = part == 0 ? op.data_off : weights_at[i];
+      if (part == 0) weights_at[i] = op.data_off;
+      op.data_off = weights_at[i];
       return op;
     };
     const std::array<uint32_t, 5> tensors = {plan.Arena(dims, halo), plan.Arena(dims, halo),

@@ -7,6 +7,7 @@
 
 #include "array_vec.h"
 #include "conv_problem.h"
+#include "conv_tables.h"
 #include "kernels/depthwise/depthwise_impl.h"
 
 namespace edge::conv_test {
@@ -23,18 +24,9 @@ struct UnzippingArray : ArrayVec<16> {
   }
 };
 
-struct NamedDepthwise {
-  const char* name;
-  DepthwiseKernels kernels;
-};
-
+using NamedDepthwise = Named<DepthwiseKernels>;
 std::vector<NamedDepthwise> DepthwiseTables() {
-  std::vector<NamedDepthwise> tables;
-  for (Isa isa : {Isa::kFallback, Isa::kAvx2, Isa::kAvx512, Isa::kNeon}) {
-    if (IsaSupported(isa)) tables.push_back({IsaName(isa), DepthwiseKernelsOf(isa)});
-  }
-  tables.push_back({"wide", DepthwiseTable<UnzippingArray>()});
-  return tables;
+  return OfEveryIsa(DepthwiseKernelsOf, DepthwiseTable<UnzippingArray>());
 }
 
 // One plane. What is in no window is poison, as is the output before.

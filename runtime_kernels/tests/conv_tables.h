@@ -6,22 +6,30 @@
 
 namespace edge::conv_test {
 
-struct NamedTable {
+template <class Kernels>
+struct Named {
   const char* name;
-  const KernelTable* kernels;
+  Kernels kernels;
 };
+
+// What `of` gives for the fallback and for every other ISA that this CPU supports, and the wide
+// kernels.
+template <class Kernels, class Of>
+std::vector<Named<Kernels>> OfEveryIsa(const Of& of, const Kernels& wide) {
+  std::vector<Named<Kernels>> tables;
+  for (Isa isa : {Isa::kFallback, Isa::kAvx2, Isa::kAvx512, Isa::kNeon}) {
+    if (IsaSupported(isa)) tables.push_back({IsaName(isa), of(isa)});
+  }
+  tables.push_back({"wide", wide});
+  return tables;
+}
 
 // 16 lanes over plain arrays (conv_wide_test.cc): what AVX-512 runs, on any CPU.
 extern const KernelTable kWideKernels;
 
-// The fallback, every other ISA that this CPU supports, and the wide table.
+using NamedTable = Named<const KernelTable*>;
 inline std::vector<NamedTable> Tables() {
-  std::vector<NamedTable> tables;
-  for (Isa isa : {Isa::kFallback, Isa::kAvx2, Isa::kAvx512, Isa::kNeon}) {
-    if (IsaSupported(isa)) tables.push_back({IsaName(isa), &KernelsOf(isa)});
-  }
-  tables.push_back({"wide", &kWideKernels});
-  return tables;
+  return OfEveryIsa<const KernelTable*>([](Isa isa) { return &KernelsOf(isa); }, &kWideKernels);
 }
 
 }  // namespace edge::conv_test

@@ -10,24 +10,16 @@
 
 #include "array_vec.h"
 #include "conv_problem.h"
+#include "conv_tables.h"
 #include "kernels/winograd/winograd_impl.h"
 #include "winograd_weights.h"
 
 namespace edge::conv_test {
 namespace {
 
-struct NamedWinograd {
-  const char* name;
-  WinogradKernels kernels;
-};
-
+using NamedWinograd = Named<WinogradKernels>;
 std::vector<NamedWinograd> WinogradTables() {
-  std::vector<NamedWinograd> tables;
-  for (Isa isa : {Isa::kFallback, Isa::kAvx2, Isa::kAvx512, Isa::kNeon}) {
-    if (IsaSupported(isa)) tables.push_back({IsaName(isa), WinogradKernelsOf(isa)});
-  }
-  tables.push_back({"wide", WinogradTable<ArrayVec<16>>()});
-  return tables;
+  return OfEveryIsa(WinogradKernelsOf, WinogradTable<ArrayVec<16>>());
 }
 
 struct Case {

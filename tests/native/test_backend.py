@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from .conftest import Model
 
 
 @pytest.fixture(scope="module")
-def runtime():  # type: ignore[no-untyped-def]
+def runtime() -> Any:
     """ExecuTorch's runtime with the backend's library loaded."""
     from executorch.runtime import Runtime
 
@@ -24,18 +25,18 @@ def runtime():  # type: ignore[no-untyped-def]
     return Runtime.get()
 
 
-def test_loading_the_library_registers_the_backend(runtime) -> None:  # type: ignore[no-untyped-def]
+def test_loading_the_library_registers_the_backend(runtime: Any) -> None:
     assert "EdgeKernelsBackend" in runtime.backend_registry.registered_backend_names
 
 
-def test_a_model_agrees_with_pytorch(runtime, small: Model) -> None:  # type: ignore[no-untyped-def]
+def test_a_model_agrees_with_pytorch(runtime: Any, small: Model) -> None:
     method = runtime.load_program(small.path).load_method("forward")
     for _ in range(2):
         (y,) = method.execute([torch.from_numpy(small.x)])
         np.testing.assert_allclose(y.numpy(), small.y, atol=1e-5)
 
 
-def test_two_models_run_side_by_side(runtime, small: Model, mixed: Model) -> None:  # type: ignore[no-untyped-def]
+def test_two_models_run_side_by_side(runtime: Any, small: Model, mixed: Model) -> None:
     first = runtime.load_program(small.path).load_method("forward")
     second = runtime.load_program(mixed.path).load_method("forward")
     for _ in range(2):
@@ -45,7 +46,7 @@ def test_two_models_run_side_by_side(runtime, small: Model, mixed: Model) -> Non
 
 
 @pytest.mark.parametrize(("at", "value"), [(0, 0), (8, 99), (12, 0xFF), (40, 7)])
-def test_a_damaged_plan_is_refused(runtime, small: Model, tmp_path: Path, at: int, value: int) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_plan_is_refused(runtime: Any, small: Model, tmp_path: Path, at: int, value: int) -> None:
     data = bytearray(small.path.read_bytes())
     data[data.index(b"EDGEPLAN") + at] = value
     path = tmp_path / "damaged.pte"
@@ -55,8 +56,8 @@ def test_a_damaged_plan_is_refused(runtime, small: Model, tmp_path: Path, at: in
 
 
 @pytest.mark.parametrize("threads", ["3", "6", "0", "fish"])
-def test_edge_threads_chooses_the_number_of_threads(  # type: ignore[no-untyped-def]
-    runtime, small: Model, threads: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_edge_threads_chooses_the_number_of_threads(
+    runtime: Any, small: Model, threads: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("EDGE_THREADS", threads)
     before = set(os.listdir("/proc/self/task"))

@@ -15,6 +15,7 @@ from edgectl.errors import ToolError, UserError
 from edgectl.paths import state_root
 from edgectl.profile.compare import Comparison, compare, prune_rules
 from edgectl.profile.peers import PEERS
+from edgectl.recipe import SchemeName
 
 NETWORK = """
 import torch
@@ -167,9 +168,9 @@ def layers() -> nn.Sequential:
         ("pattern", "*", ["0", "1"]),
     ],
 )
-def test_a_variant_prunes_the_layers_that_its_scheme_fits(scheme: str, match: str | None, paths: list[str]) -> None:
+def test_a_variant_prunes_the_layers_that_its_scheme_fits(scheme: SchemeName, match: str | None, paths: list[str]) -> None:
     torch.manual_seed(0)
-    assert [rule.match for rule in prune_rules(layers(), scheme, 2.0, match)] == paths  # type: ignore[arg-type]
+    assert [rule.match for rule in prune_rules(layers(), scheme, 2.0, match)] == paths
 
 
 def test_a_variant_that_fits_no_layer_is_refused() -> None:

@@ -118,8 +118,10 @@ class Artifact:
 
     def golden(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """The golden inputs and the outputs that PyTorch computed for them with the same (pruned) weights."""
-        load = lambda names: [np.load(self.folder / name, allow_pickle=False) for name in names]  # noqa: E731
-        return load(_golden("input", self.manifest.inputs)), load(_golden("output", self.manifest.outputs))
+        return self._load("input", self.manifest.inputs), self._load("output", self.manifest.outputs)
+
+    def _load(self, kind: str, specs: list[TensorSpec]) -> list[np.ndarray]:
+        return [np.load(self.folder / name, allow_pickle=False) for name in _golden(kind, specs)]
 
 
 def _golden(kind: str, specs: list[TensorSpec]) -> list[str]:

@@ -132,8 +132,7 @@ static_assert(sizeof(OpRec) == 160);
 //
 //   u32 end;   // the operation's output is complete up to this row
 //   i32 base;  // of an output with a window: the row where its memory begins from now on; rows
-//   from
-//              // there on that were computed before are kept. In the first band `begin`, or
+//              // from it on that were computed before are kept. In the first band `begin`, or
 //              // -halo[0] where that is 0.
 //
 // The rows of a chain's outputs may be divided among several chains, its parts, which follow each

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -164,9 +165,9 @@ def _layers(compiled: Compiled) -> list[Layer]:
     taken = {layer.name for layer in layers}  # a report is matched by names: none twice
     for placement in compiled.placements:
         if placement.runner != "edge":
-            runner = "xnnpack" if placement.runner == "xnnpack" else "executorch"
+            runner: Literal["xnnpack", "executorch"] = "xnnpack" if placement.runner == "xnnpack" else "executorch"
             name = unique_name(placement.layer, taken)
-            layers.append(Layer(name=name, op=placement.op, runner=runner, input_shape=[], output_shape=[]))  # type: ignore[arg-type]
+            layers.append(Layer(name=name, op=placement.op, runner=runner, input_shape=[], output_shape=[]))
     return layers
 
 

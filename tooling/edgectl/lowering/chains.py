@@ -158,7 +158,6 @@ class _Candidate:
     parts: list[_Part]
     windows: dict[Tensor, int]
     seconds: float
-    again: float  # the share of the work that is done again where parts meet
 
     def apply(self) -> None:
         """Gives the windows their memory."""
@@ -193,9 +192,21 @@ def _in_parts(ops: Sequence[Op], uses: _Uses, first: int, last: int, rows: int) 
     """The chain with all its bands, in as many parts as do little twice; None when the windows do not fit."""
     for count in _PARTS:
         candidate = _banded(ops, uses, first, last, rows, parts=count)
-        if candidate is not None and candidate.again <= _AGAIN and len(candidate.parts) == count:
+        if candidate is None or len(candidate.parts) < count:
+            continue
+        if _done_again(ops[first : last + 1], candidate.parts) <= _AGAIN:
             return candidate
     return _banded(ops, uses, first, last, rows)
+
+
+def _done_again(ops: Sequence[Op], parts: Sequence[_Part]) -> float:
+    """The share of the work that is done again where parts meet."""
+    whole = done = 0.0
+    for k, op in enumerate(ops):
+        work = max(op.macs, math.prod(op.output.dims))
+        whole += work
+        done += work * sum(part.bands[-1][k][0] - part.begins[k] for part in parts) / op.output.dims[2]
+    return done / whole - 1
 
 
 def _banded(
@@ -239,12 +250,7 @@ def _banded(
     weights = max(4 * op.macs // (op.output.dims[2] * op.output.dims[3]) for op in part)
     if not windows or size + weights > _L2_BYTES:
         return None
-    work = [max(op.macs, math.prod(op.output.dims)) for op in part]
-    done = sum(
-        work[k] * (one.bands[-1][k][0] - one.begins[k]) / heights[k] for one in made for k in range(len(part)) if not sampled
-    )
-    seconds = _seconds(part, windows, -(-heights[-1] // rows))
-    return _Candidate(first, rows, made, windows, seconds, done / sum(work) - 1)
+    return _Candidate(first, rows, made, windows, _seconds(part, windows, -(-heights[-1] // rows)))
 
 
 @dataclass

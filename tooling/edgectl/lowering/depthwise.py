@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgectl.lowering.ir import Conv
-from edgectl.lowering.pack import Packed
+from edgectl.lowering.pack import AS_THEY_ARE, Packed
 
 _DENSE = 0.5  # of the weights: sparser kernels are faster entry by entry
 
@@ -37,4 +37,4 @@ def weights(node: Conv) -> Packed:
     kernels = node.weight.reshape(len(node.weight), -1)
     blob = np.concatenate([node.bias[:, None], kernels], axis=1).astype("<f4").tobytes()
     nonzeros = int(np.count_nonzero(kernels))
-    return Packed(blob, 1, nonzeros, kernels.size, "as they are", {1: 1.0})
+    return Packed(blob, 1, nonzeros, kernels.size, AS_THEY_ARE, {1: 1.0})

@@ -17,7 +17,7 @@ from edgectl.lowering.plan import NONE
 from edgectl.recipe import Cpu
 
 BLOCKS = (1, 2, 4, 8, 16)
-_AS_THEY_ARE, _BY_ZEROS, _BY_LIKENESS = "as they are", "by their zeros", "by likeness"
+AS_THEY_ARE, _BY_ZEROS, _BY_LIKENESS = "as they are", "by their zeros", "by likeness"
 _MOST_COMPARISONS = 3_000_000_000  # of weights: some seconds a layer
 
 # Cost of one entry of B weights, in multiply-add vector instructions at the peak: B over the fraction of the peak that the
@@ -72,7 +72,7 @@ def pack(groups: Sequence[Taps], bias: FloatArray, cpu: Cpu, *, over_filters: bo
         if block > 1 and max(map(len, supports)) <= block // 2:
             break
         costs[block] = cost[block] * sum(map(_count_entries, supports, natural, [block] * len(groups)))
-        chosen[block] = [(_AS_THEY_ARE, order) for order in natural]
+        chosen[block] = [(AS_THEY_ARE, order) for order in natural]
     for block in costs:
         if cost[block] * sum(_fewest_entries(support, block) for support in supports) >= min(costs.values()):
             continue  # in no order the best
@@ -80,10 +80,10 @@ def pack(groups: Sequence[Taps], bias: FloatArray, cpu: Cpu, *, over_filters: bo
         costs[block] = cost[block] * sum(entries for entries, _, _ in found)
         chosen[block] = [(name, order) for _, name, order in found]
     block = min(costs, key=lambda b: costs[b])
-    names = {name for name, _ in chosen[block]} - {_AS_THEY_ARE}
+    names = {name for name, _ in chosen[block]} - {AS_THEY_ARE}
     costs = {b: costs[b] / costs[block] if costs[block] else 1.0 for b in costs}
     packed = _write(groups, bias, block, [order for _, order in chosen[block]])
-    return replace(packed, order=max(names, default=_AS_THEY_ARE), costs=costs)
+    return replace(packed, order=max(names, default=AS_THEY_ARE), costs=costs)
 
 
 def estimate(weight: FloatArray, cpu: Cpu) -> float:
@@ -101,7 +101,7 @@ def _fewest_entries(support: npt.NDArray[np.bool_], block: int) -> int:
 def _best_order(support: npt.NDArray[np.bool_], block: int) -> tuple[int, str, npt.NDArray[np.intp]]:
     """The order of the rows whose blocks have the fewest entries: how many, its name, and the order."""
     natural = np.arange(len(support))
-    least = (_count_entries(support, natural, block), _AS_THEY_ARE, natural)
+    least = (_count_entries(support, natural, block), AS_THEY_ARE, natural)
     if block == 1 or least[0] <= 1.02 * _fewest_entries(support, block):
         return least
     for name, arrange in ((_BY_ZEROS, _by_zeros), (_BY_LIKENESS, _by_likeness)):
@@ -183,7 +183,7 @@ def _write(groups: Sequence[Taps], bias: FloatArray, block: int, orders: list[np
         at += len(data)
     blob = head + np.array([*places, 0], np.uint64).tobytes() + body
     nonzeros = sum(int(np.count_nonzero(group.weight)) for group in groups)
-    return Packed(blob, block, nonzeros, int(parts[3].size), _AS_THEY_ARE, {})
+    return Packed(blob, block, nonzeros, int(parts[3].size), AS_THEY_ARE, {})
 
 
 def recognise(weight: FloatArray) -> str:
