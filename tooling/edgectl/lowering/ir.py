@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+LevelArray = npt.NDArray[np.int8]
 
 
 class Act(IntEnum):
@@ -42,13 +43,33 @@ class Activation:
 IDENTITY = Activation()
 
 
+@dataclass(frozen=True)
+class Quant:
+    """How int8 stands for real numbers: real = scale * (q - zero_point), q in [-128, 127]."""
+
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """A quantised weight: weight[f] = scales[f] * levels[f], filters first (`Conv.filters_first`, `Linear.weight`)."""
+
+    levels: LevelArray
+    scales: FloatArray
+
+
 @dataclass(eq=False)
 class Value:
-    """A float32 tensor in the graph: produced by one node, an input of the graph, or a constant (`data`)."""
+    """A tensor in the graph: produced by one node, an input of the graph, or a constant (`data`).
+
+    float32, or int8 where it is quantised (`quant`).
+    """
 
     name: str
     shape: tuple[int, ...]
     data: FloatArray | None = None
+    quant: Quant | None = None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -79,6 +100,7 @@ class Conv(Node):
     act: Activation = IDENTITY
     residual: Value | None = None
     residual_after_act: bool = False
+    quantised: Levels | None = None
 
     @property
     def filters_first(self) -> FloatArray:
@@ -99,6 +121,17 @@ class Linear(Node):
     act: Activation = IDENTITY
     residual: Value | None = None
     residual_after_act: bool = False
+    quantised: Levels | None = None
+
+
+@dataclass(eq=False, kw_only=True)
+class Quantize(Node):
+    """float32 to int8, as the output's `quant` says: q = clamp(rne(x * float32(1 / scale)) + zero_point, -128, 127)."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Dequantize(Node):
+    """int8 to float32, as the input's `quant` says: x = float32(q - zero_point) * float32(scale)."""
 
 
 @dataclass(eq=False, kw_only=True)
