@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgectl.compress.prune import Prunable, prunable_layers, prune_oneshot
+from edgectl.compress.layers import Prunable, prunable_layers
+from edgectl.compress.prune import prune_oneshot
 from edgectl.errors import ToolError, UserError
 from edgectl.lowering.executorch import plain_weights
 from edgectl.paths import owner_is_gone, state_root
