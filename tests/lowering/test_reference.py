@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edgectl.compress.layers import swap_filters
 from edgectl.compress.quantizers import quantise
 from edgectl.lowering import ir
 from edgectl.lowering.partitioner import read_graph
@@ -110,24 +111,20 @@ def test_padding_is_the_zero_point():
     assert (only(node, int8([10, 11, 12, 13], (1, 1, 2, 2))) == 10).all()
 
 
+def swapped(layer, tensor):
+    """A transposed convolution's weight as stored, filters first, and back."""
+    return swap_filters(tensor, layer.groups) if isinstance(layer, nn.ConvTranspose2d) else tensor
+
+
 def quantised_layer(layer, example, *, weights="fixed", bits=8, to_int8=True):
-    """(IR node of a float layer quantised, its int8 input, the float input and output under the same quantised weights)."""
-    transposed = isinstance(layer, nn.ConvTranspose2d)
-    form = layer.weight.detach()
-    if transposed:
-        a, b, *kernel = form.shape
-        form = form.reshape(layer.groups, a // layer.groups, b, *kernel).transpose(1, 2).reshape(-1, a // layer.groups, *kernel)
-    quantised = quantise(form, weights, bits)
-    levels, scales = quantised.levels.to(torch.int8).numpy(), quantised.scales.numpy()
+    """(IR node of a float layer quantised, its int8 input, what the float layer makes of it with the quantised weight)."""
+    quantised = quantise(swapped(layer, layer.weight.detach()), weights, bits)
+    levels, scales = swapped(layer, quantised.levels).to(torch.int8).numpy(), quantised.scales.numpy()
     x_quant = ir.Quant(float(example.max() - example.min()) / 250, -20)
     q = np.clip(np.rint(example.numpy() / x_quant.scale) + x_quant.zero_point, -128, 127).astype(np.int8)
     x = torch.from_numpy((q.astype(np.float32) - x_quant.zero_point) * np.float32(x_quant.scale))
     with torch.no_grad():
-        plain = quantised.weight()
-        if transposed:
-            f, c, *kernel = plain.shape
-            plain = plain.reshape(layer.groups, f // layer.groups, c, *kernel).transpose(1, 2).reshape(layer.weight.shape)
-        layer.weight.copy_(plain)
+        layer.weight.copy_(swapped(layer, quantised.weight()))
         want = layer(x)
     low, high = min(float(want.min()), 0.0), max(float(want.max()), 0.0)
     step = (high - low) / 200
@@ -144,7 +141,7 @@ def quantised_layer(layer, example, *, weights="fixed", bits=8, to_int8=True):
         return ir.Linear(**common), q, want.numpy()
     for name in ("stride", "padding", "dilation", "groups"):
         common[name] = getattr(layer, name)
-    return ir.Conv(**common, transposed=transposed), q, want.numpy()
+    return ir.Conv(**common, transposed=isinstance(layer, nn.ConvTranspose2d)), q, want.numpy()
 
 
 LAYERS = {

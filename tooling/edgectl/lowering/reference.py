@@ -7,6 +7,7 @@ order written here, without fused multiply-add; `rne` is rounding to nearest, ti
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -170,18 +171,9 @@ def _scale(value: ir.Value) -> float:
 
 
 def _convolve(node: ir.Conv, x: Int64Array, levels: Int64Array) -> Int64Array:
-    """Integer convolution of (n, c, h, w) with levels filters first: in float64, exact below 2^53."""
-    weight = torch.from_numpy(_as_stored(node, levels).astype(np.float64))
-    return _conv(node, torch.from_numpy(x.astype(np.float64)), weight).numpy().astype(np.int64)
-
-
-def _as_stored(node: ir.Conv, levels: Int64Array) -> Int64Array:
-    """The inverse of `Conv.filters_first`."""
-    if not node.transposed:
-        return levels
-    filters, per_group, kh, kw = levels.shape
-    grouped = levels.reshape(node.groups, filters // node.groups, per_group, kh, kw)
-    return grouped.swapaxes(1, 2).reshape(-1, filters // node.groups, kh, kw)
+    """Integer convolution of (n, c, h, w) with levels of the weight's shape: in float64, exact below 2^53."""
+    sums = _conv(node, torch.from_numpy(x.astype(np.float64)), torch.from_numpy(levels.astype(np.float64)))
+    return sums.numpy().astype(np.int64)
 
 
 def _convolve_by_shifts(node: ir.Conv, x: Int64Array, levels: Int64Array) -> Int64Array:
@@ -189,6 +181,7 @@ def _convolve_by_shifts(node: ir.Conv, x: Int64Array, levels: Int64Array) -> Int
 
     A transposed convolution is the convolution with the flipped kernel of the input, zeros between whose pixels.
     """
+    levels = replace(node, weight=levels.astype(np.float32)).filters_first.astype(np.int64)
     kernel, stride = levels.shape[2:], node.stride
     reach = [node.dilation[i] * (kernel[i] - 1) for i in range(2)]
     if node.transposed:
