@@ -93,6 +93,8 @@ def _give_int8(graph: ir.Graph) -> ir.Graph:
         producer = None if at is None else nodes[at]
         if at is None or producer is None or uses[node.inputs[0]] != 1:
             continue
+        if isinstance(producer, ir.Conv) and producer.transposed and producer.stride != (1, 1):
+            continue  # its phases are put together as float32
         if is_integer(producer):
             inputs = producer.inputs
         elif all(value in source for value in producer.inputs):
