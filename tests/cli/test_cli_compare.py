@@ -120,7 +120,7 @@ def test_a_picture_without_matplotlib_names_the_extra(
 def test_a_runtime_that_is_not_installed_names_the_extra(
     edgectl: Edgectl, network: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgectl.profile.peers import PEERS
+    from edgectl.profile.worker import PEERS
 
     monkeypatch.setattr(PEERS["mnn"], "needs", ("a_module_that_nobody_has",))
     said = edgectl("compare", network, "--runtimes", "mnn")

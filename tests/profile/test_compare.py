@@ -13,8 +13,9 @@ from torch import nn
 
 from edgectl.errors import ToolError, UserError
 from edgectl.paths import state_root
-from edgectl.profile.compare import Comparison, compare, prune_rules
-from edgectl.profile.peers import PEERS
+from edgectl.profile.compare import Comparison, compare
+from edgectl.profile.variants import prune_rules
+from edgectl.profile.worker import PEERS
 from edgectl.recipe import SchemeName
 
 NETWORK = """
