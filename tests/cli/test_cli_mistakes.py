@@ -40,6 +40,66 @@ def test_a_wrong_recipe_is_named_and_nothing_is_written(edgectl: Edgectl, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
 
 
+QUANT = '[[quant]]\nmatch = "{match}"\nweights = "{weights}"\nbits = {bits}\n'
+RANDOM = '[calibrate]\nimages = "random"\ncount = 1\n'
+
+
+def quant(match: str = "tail", weights: str = "fixed", bits: int = 8, more: str = RANDOM) -> str:
+    return QUANT.format(match=match, weights=weights, bits=bits) + more
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        (quant(bits=9), ["quant.0.bits", "9", "less than or equal to 8"]),
+        (quant(bits=1), ["quant.0.bits", "1", "greater than or equal to 2"]),
+        (quant(weights="magic"), ["magic", "fixed", "power_of_two", "sp2", "msq"]),
+        (quant(weights="sp2", bits=6), ["sp2 weights of 6 bits", "at most 5 bits"]),
+        (quant(more="sp2_rows = 0.5\n" + RANDOM), ["quant.0", "sp2_rows", "msq", "remove it"]),
+        (quant(weights="msq", bits=4, more="sp2_rows = [48]\n" + RANDOM), ["tail", "Row 48"]),
+        (quant(more='activations = "int4"\n' + RANDOM), ["int4", "int8"]),
+        (quant(match="body.*.act"), ["body.*.act", "matches no layer with weights"]),
+        (quant(more=""), ["[[quant]]", "add", "[calibrate]", "--images"]),
+        (quant(more='[calibrate]\nimages = "nowhere"\n'), ["nowhere", "holds no images"]),
+        (quant(more='[calibrate]\nimages = "bad"\n'), ["photo.png", "is not an image"]),
+        (quant(more='[calibrate]\nimages = "random"\ncount = 0\n'), ["calibrate.count", "0"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_quantisation_is_named_and_nothing_is_written(
+    edgectl: Edgectl, tmp_path: Path, rules: str, words: list[str]
+) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/photo.png").write_bytes(b"not a picture")
+    recipe = write_recipe(tmp_path / "recipe.toml", rules)
+    assert_one_sentence(edgectl("build", recipe, "--out", tmp_path / "out"), *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_not_numbers_cannot_be_quantised(edgectl: Edgectl, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(
+        "import torch\n\ndef wdsr(scale):\n    model = torch.nn.Conv2d(3, 48, 3)\n"
+        "    model.weight.data[0, 0, 0, 0] = float('nan')\n    return model\n"
+    )
+    recipe = write_recipe(tmp_path / "recipe.toml", quant("*"), model="model.py")
+    recipe.write_text("".join(line for line in recipe.read_text().splitlines(True) if not line.startswith('weights = "/')))
+    assert_one_sentence(edgectl("build", recipe, "--out", tmp_path / "out"), "weight", "NaN")
+
+
+def test_a_folder_of_images_for_a_recipe_without_quantisation_is_refused(
+    edgectl: Edgectl, dense: Small, tmp_path: Path
+) -> None:
+    said = edgectl("build", dense.recipe, "--out", tmp_path / "out", "--images", tmp_path)
+    assert_one_sentence(said, "no [[quant]] rules", "--images")
+
+
+def test_a_folder_given_in_the_place_of_the_recipes_is_the_one_that_is_read(edgectl: Edgectl, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe.toml", quant())
+    (tmp_path / "empty").mkdir()
+    said = edgectl("build", recipe, "--out", tmp_path / "out", "--images", tmp_path / "empty")
+    assert_one_sentence(said, "empty", "holds no images")
+
+
 def test_a_recipe_that_is_not_there_is_named(edgectl: Edgectl, tmp_path: Path) -> None:
     assert_one_sentence(edgectl("build", tmp_path / "no.toml", "--out", tmp_path / "out"), "no.toml")
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgectl.compress.prune import apply_masks, as_stored, filters_first, prunable_layers, prune_oneshot
+from edgectl.compress.layers import as_stored, filters_first, prunable_layers
+from edgectl.compress.prune import apply_masks, prune_oneshot
 from edgectl.errors import UserError
 
 
@@ -121,7 +122,7 @@ def test_prunable_layers_are_named_by_module_path(net):
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
-        (Rule("head.*", "filter", 2.0), r"'head\.\*' matches no layer: the model has stem, body\.0"),
+        (Rule("head.*", "filter", 2.0), r"'head\.\*' matches no layer with weights: the model has stem, body\.0"),
         (Rule("stem", "magic", 2.0), "Unknown pruning scheme 'magic': choose one of unstructured, filter"),
         (Rule("stem", "filter", 0.5), r"rate 0\.5 of 'stem' is outside \[1, number of weights\)"),
         (Rule("stem", "filter", float("nan")), "rate nan of 'stem' is outside"),

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgectl.compress.prune import filters_first, prunable_layers, prune_oneshot
+from edgectl.compress.layers import filters_first, prunable_layers
+from edgectl.compress.prune import prune_oneshot
 from edgectl.recipe import PruneRule, Recipe, load_model
 
 MODELS = Path(__file__).resolve().parents[2] / "models"

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from edgectl.compress.prune import filters_first, prunable_layers
+from edgectl.compress.layers import filters_first, prunable_layers
 from edgectl.compress.schemes import SCHEMES, SchemeConfig
 from edgectl.images import read_image, to_image
 from edgectl.recipe import Recipe, load_model

@@ -30,6 +30,7 @@ class Layer(_Strict):
     """One layer as it runs: the PyTorch module path, and what was found in its weights.
 
     `rate` is weights / non-zeros; `scheme` is what the packer recognised (`dense` when nothing is zero).
+    `bits` are those of a weight, and `quant` is their codebook (`fixed`, `power_of_two`, `sp2`, `msq`), empty for float32.
     `runner` is `edge`, `xnnpack` or `executorch`.
     """
 
@@ -43,6 +44,7 @@ class Layer(_Strict):
     weights: int = 0
     nonzeros: int = 0
     bits: int = 32
+    quant: str = ""
     macs: int = 0
     effective_macs: int = 0
     bytes: int = 0

@@ -6,9 +6,9 @@ import importlib.util
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from edgectl.errors import UserError
 
@@ -52,6 +52,34 @@ class PruneRule(_Strict):
     connectivity: float | None = Field(default=None, ge=1, allow_inf_nan=False)
 
 
+class QuantRule(_Strict):
+    """`[[quant]]`: layers whose module path matches the glob `match` read int8 activations and `weights` of `bits` bits.
+
+    `sp2_rows`, of msq: the fraction of a layer's rows that are SP2, or their numbers. `scale`: one for each row, or one for
+    the layer.
+    """
+
+    match: str
+    weights: Literal["fixed", "power_of_two", "sp2", "msq"]
+    bits: int = Field(ge=2, le=8)
+    sp2_rows: Annotated[float, Field(ge=0, le=1)] | list[int] = 2 / 3
+    scale: Literal["row", "layer"] = "row"
+    activations: Literal["int8"] = "int8"
+
+    @model_validator(mode="after")
+    def _rows_are_of_msq(self) -> QuantRule:
+        if "sp2_rows" in self.model_fields_set and self.weights != "msq":
+            raise ValueError(f"sets sp2_rows, which is for msq, not {self.weights}: remove it")
+        return self
+
+
+class CalibrateSpec(_Strict):
+    """`[calibrate]`: what the ranges of int8 activations come from: `count` images of a folder at most, or `"random"` ones."""
+
+    images: str
+    count: int = Field(default=16, ge=1)
+
+
 class TargetSpec(_Strict):
     """`[target]`: the format to compile to, and the processor for whose kernels weights are packed; it runs on any."""
 
@@ -64,6 +92,8 @@ class Recipe(_Strict):
 
     model: ModelSpec
     prune: list[PruneRule] = []
+    quant: list[QuantRule] = []
+    calibrate: CalibrateSpec | None = None
     target: TargetSpec = TargetSpec()
     _path: Path = PrivateAttr(default=Path("recipe.toml"))
 
@@ -110,6 +140,8 @@ def _first_problem(error: ValidationError) -> str:
         return f"the key `{where}` is missing."
     if kind == "literal_error":
         return f"`{where}` is {problem['input']!r}, but must be one of {problem['ctx']['expected']}."
+    if kind == "value_error" and isinstance(problem["input"], dict):
+        return f"`{where}` {problem['ctx']['error']}."
     return f"`{where}` is {problem['input']!r}: {problem['msg'].lower()}."
 
 

@@ -220,29 +220,27 @@ def execute(
 
 
 def reference(artifact: Artifact, recipe_path: Path, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """What PyTorch computes for `inputs` with the weights, pruned as the recipe says, that the artifact was built from.
+    """What PyTorch computes for `inputs` with the model that the artifact was built from, compressed as the recipe says.
 
     Raises:
         UserError: the artifact was built from another recipe, its model has changed since, or the recipe does not load.
     """
     import torch  # noqa: PLC0415
 
-    from edgectl.compress.prune import prune_oneshot  # noqa: PLC0415
+    from edgectl.lowering.builder import compress  # noqa: PLC0415
     from edgectl.recipe import Recipe, load_model  # noqa: PLC0415
 
     recipe = Recipe.load(recipe_path)
     if recipe.model_dump(mode="json") != artifact.manifest.recipe:
         raise UserError(f"{artifact.folder} was not built from {recipe_path}: build it again, or name its own recipe.")
-    model = load_model(recipe)
-    if recipe.prune:
-        prune_oneshot(model, recipe.prune)
+    golden_inputs, golden_outputs = artifact.golden()
+    model = compress(recipe, load_model(recipe), torch.from_numpy(golden_inputs[0]))
 
     def forward(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         with torch.inference_mode():
             result = model(*(torch.from_numpy(array) for array in arrays))
         return [tensor.numpy() for tensor in (result if isinstance(result, (tuple, list)) else [result])]
 
-    golden_inputs, golden_outputs = artifact.golden()
     if any(map(_far, forward(golden_inputs), golden_outputs)):
         raise UserError(f"The model of {recipe_path} has changed since {artifact.folder} was built from it: build it again.")
     return forward(inputs)

@@ -18,14 +18,18 @@ _PACKING = (
 
 
 def command(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file: model, pruning, target.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file: model, pruning, quantisation, target.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to make.")],
     explain: Annotated[
         bool, typer.Option("--explain", help="Print how layers are packed, and who runs each op and why.")
     ] = False,
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", metavar="DIR", help="Photographs to calibrate int8 activations on, not the recipe's."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace DIR if it is an artifact already.")] = False,
 ) -> None:
-    """Prune and compile a model as RECIPE says, into the artifact folder DIR.
+    """Prune, quantise and compile a model as RECIPE says, into the artifact folder DIR.
 
     Example: edgectl build models/wdsr/x4_pruned.toml --out out/pruned --explain
     """
@@ -37,7 +41,7 @@ def command(
         say("starting PyTorch", None)
         from edgectl.lowering import build
 
-        result = build(plan, out, force=force, progress=lambda message: say(message, None))
+        result = build(plan, out, images=images, force=force, progress=say)
     _print_layers(result)
     if explain:
         _print_explain(result)
@@ -47,7 +51,7 @@ def _print_layers(result: BuildResult) -> None:
     from edgectl.cli.console import count, output, shape, table
 
     manifest = result.artifact.manifest
-    layers = table("layer", "op", "shape", "scheme", ">rate", ">non-zeros", ">MACs", ">bytes", "runs on")
+    layers = table("layer", "op", "shape", "scheme", ">rate", ">non-zeros", "bits", ">MACs", ">bytes", "runs on")
     for layer in manifest.layers:
         weighted = layer.weights > 0
         layers.add_row(
@@ -57,6 +61,7 @@ def _print_layers(result: BuildResult) -> None:
             layer.scheme if weighted else "",
             f"{layer.rate:.2f}" if weighted else "",
             count(layer.nonzeros) if weighted else "",
+            f"{layer.bits} {layer.quant}".strip() if weighted or layer.quant else "",
             count(layer.macs) if layer.macs else "",
             count(layer.bytes) if layer.bytes else "",
             layer.runner,

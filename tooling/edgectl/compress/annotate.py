@@ -21,7 +21,8 @@ INT8 = QuantizationSpec(
 _ANNOTATION = "quantization_annotation"  # where prepare_pt2e looks for it in a node's meta
 _LAYERS = {"conv2d", "conv_transpose2d", "linear"}
 _FUSED_ACTIVATIONS = {"relu", "relu6", "hardtanh", "clamp", "leaky_relu"}
-_MOVES = {"max_pool2d", "view", "reshape", "flatten", "squeeze", "unsqueeze", "pixel_shuffle", "upsample_nearest2d", "cat"}
+_VIEWS = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"}
+_MOVES = {*_VIEWS, "max_pool2d", "pixel_shuffle", "upsample_nearest2d", "cat"}
 """Operations whose results are values of their inputs: int8 in, the same scale and zero point out."""
 
 
@@ -31,13 +32,12 @@ def operation(node: fx.Node) -> str:
     return target.split(".")[1].rstrip("_") if node.op == "call_function" and target.startswith("aten.") else ""
 
 
-def layers_of(graph: fx.Graph, paths: Collection[str]) -> Iterator[tuple[str, fx.Node]]:
-    """(module path, node) of every use of the convolutions and linear layers at these module paths, in the graph's order."""
+def layers_with(graph: fx.Graph, weights: Collection[str]) -> Iterator[tuple[str, fx.Node]]:
+    """(name of the weight, node) of every convolution and linear layer with one of these weights, in the graph's order."""
     for node in graph.nodes:
-        if operation(node) in _LAYERS and isinstance(weight := node.args[1], fx.Node) and weight.op == "get_attr":
-            path = str(weight.target).removesuffix(".weight")
-            if path in paths:
-                yield path, node
+        weight = node.args[1] if operation(node) in _LAYERS else None
+        if isinstance(weight, fx.Node) and weight.op == "get_attr" and weight.target in weights:
+            yield str(weight.target), node
 
 
 class EdgeQuantizer(Quantizer):
@@ -49,15 +49,16 @@ class EdgeQuantizer(Quantizer):
     the model returns, stays float32.
 
     Args:
-        layers: module paths of the layers that compute on int8.
+        weights: names of the weights of the layers that compute on int8, as the graph has them.
     """
 
-    def __init__(self, layers: Collection[str]) -> None:
-        self.layers = layers
+    def __init__(self, weights: Collection[str]) -> None:
+        self.weights = weights
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         """Writes the annotations that `prepare_pt2e` reads into the nodes' meta."""
-        for node, annotation in _Annotator(model.graph, [node for _, node in layers_of(model.graph, self.layers)]).made.items():
+        layers = [node for _, node in layers_with(model.graph, self.weights)]
+        for node, annotation in _Annotator(model.graph, layers).made.items():
             node.meta[_ANNOTATION] = annotation
         return model
 
@@ -75,41 +76,40 @@ class _Annotator:
         claimed: set[fx.Node] = set()
         for layer in reversed(layers):  # of two layers that are added, the later one adds the other's finished result
             end, reads_here = _unit(layer, claimed)
-            self._integer[end] = True
+            self._integer[end] = not _is_returned(end)
             reads += reads_here
         reached: set[fx.Node] = set()
         while reads:
             value, reader = reads.pop()
-            if not self._is_integer(value) or any(user.op == "output" for user in value.users):
+            if not self._is_integer(value):
                 self._annotation(reader).input_qspec_map[value] = INT8
-            elif self._annotation(value).output_qspec is None:
+            elif value not in reached:
+                reached.add(value)
                 self._annotation(value).output_qspec = INT8
                 for user in value.users:
                     self._annotation(user)  # gives each its own dequantisation
-            if value not in reached and self._is_integer(value) and operation(value) in _MOVES | {"mean", "adaptive_avg_pool2d"}:
-                reads += [(source, value) for source in _sources(value)]
                 if operation(value) in _MOVES:
                     self._share(value)
-            reached.add(value)
+                if operation(value) in _MOVES or _averages_the_map(value):
+                    reads += [(source, value) for source in value.all_input_nodes]
         self.made = {node: self.made[node] for node in graph.nodes if node in self.made}
 
     def _annotation(self, node: fx.Node) -> QuantizationAnnotation:
         return self.made.setdefault(node, QuantizationAnnotation(_annotated=True))
 
     def _is_integer(self, value: fx.Node) -> bool:
-        """Whether an integer operation can compute the value."""
+        """Whether an integer operation can compute the value, and nobody wants it in float."""
         if value not in self._integer:
             moved = operation(value) in _MOVES or _averages_the_map(value)
-            self._integer[value] = moved and all(self._is_integer(source) for source in _sources(value))
+            self._integer[value] = moved and not _is_returned(value) and all(map(self._is_integer, value.all_input_nodes))
         return self._integer[value]
 
     def _share(self, node: fx.Node) -> None:
         """One scale and zero point for all inputs and the output."""
         annotation = self._annotation(node)
-        first, *others = _sources(node)
-        annotation.input_qspec_map[first] = INT8
+        first, *others = node.all_input_nodes
         shared = SharedQuantizationSpec((first, node))
-        annotation.input_qspec_map.update(dict.fromkeys(others, shared))
+        annotation.input_qspec_map = {first: INT8, **dict.fromkeys(others, shared)}
         annotation.output_qspec = shared
 
 
@@ -122,7 +122,7 @@ def _unit(layer: fx.Node, claimed: set[fx.Node]) -> tuple[fx.Node, list[tuple[fx
     while len(end.users) == 1:
         user = next(iter(end.users))
         residual = _residual(user, end)
-        if operation(user) in _FUSED_ACTIVATIONS and not activated and _has_constant_bounds(user):
+        if operation(user) in _FUSED_ACTIVATIONS and not activated and len(user.all_input_nodes) == 1:
             activated = True
         elif residual is not None and not added and user not in claimed:
             added = True
@@ -144,10 +144,6 @@ def _residual(node: fx.Node, value: fx.Node) -> fx.Node | None:
     return other if other.meta["val"].shape == value.meta["val"].shape else None
 
 
-def _has_constant_bounds(node: fx.Node) -> bool:
-    return len(node.all_input_nodes) == 1
-
-
 def _averages_the_map(node: fx.Node) -> bool:
     if operation(node) == "adaptive_avg_pool2d":
         return list(node.args[1]) == [1, 1]  # type: ignore[arg-type]
@@ -159,5 +155,5 @@ def _averages_the_map(node: fx.Node) -> bool:
     return rank == 4 and sorted(int(d) % rank for d in dims) == [2, 3]  # type: ignore[arg-type]
 
 
-def _sources(node: fx.Node) -> list[fx.Node]:
-    return list(node.all_input_nodes)
+def _is_returned(node: fx.Node) -> bool:
+    return any(user.op == "output" for user in node.users)

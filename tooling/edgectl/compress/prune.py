@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
+from edgectl.compress.layers import Prunable, as_stored, assign, check_weight, filters_first, prunable_layers, trained_weight
 from edgectl.compress.schemes import SCHEMES, SchemeConfig, SchemeError, natural_patterns
 from edgectl.errors import UserError
-
-Prunable = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
-PRUNABLE = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 class Rule(Protocol):
@@ -42,33 +38,6 @@ class Rule(Protocol):
         """Kernels / kernels kept of the pattern scheme, or None."""
 
 
-def prunable_layers(model: nn.Module) -> dict[str, Prunable]:
-    """Module path -> layer, for every convolution, transposed convolution and linear layer, in the model's order."""
-    return {path: layer for path, layer in model.named_modules() if isinstance(layer, PRUNABLE)}
-
-
-def filters_first(layer: Prunable) -> Tensor:
-    """A layer's weight as [F, C, kh, kw] (schemes.py), detached."""
-    weight = layer.weight.detach()
-    if isinstance(layer, nn.Linear):
-        return weight[:, :, None, None]
-    return _swap(weight, layer.groups) if isinstance(layer, nn.ConvTranspose2d) else weight
-
-
-def as_stored(layer: Prunable, mask: Tensor) -> Tensor:
-    """The inverse of `filters_first` for a mask: the shape of `layer.weight`."""
-    if isinstance(layer, nn.ConvTranspose2d):
-        mask = _swap(mask, layer.groups)
-    return mask.reshape(layer.weight.shape)
-
-
-def _swap(tensor: Tensor, groups: int) -> Tensor:
-    """[A, B, kh, kw] -> [B*groups, A/groups, kh, kw]; inputs and outputs of every group swap; its own inverse."""
-    first, second, *kernel = tensor.shape
-    swapped = tensor.reshape(groups, first // groups, second, *kernel).transpose(1, 2)
-    return swapped.reshape(groups * second, first // groups, *kernel)
-
-
 def prune_oneshot(model: nn.Module, rules: Sequence[Rule]) -> dict[str, Tensor]:
     """Prunes a model in place, by magnitude and without data. Of several rules for one layer the last one holds.
 
@@ -82,7 +51,9 @@ def prune_oneshot(model: nn.Module, rules: Sequence[Rule]) -> dict[str, Tensor]:
             applied to a layer, a rule's block or connectivity is wrong or not its scheme's, or a weight is not finite.
             The model is then unchanged.
     """
-    chosen = _assign(prunable_layers(model), rules)
+    chosen = assign(prunable_layers(model), rules, "pruning")
+    for rule in rules:
+        _check_rule(rule)
     weights = {path: filters_first(layer) for path, (layer, _) in chosen.items()}
     for path, (layer, rule) in chosen.items():
         _check_layer(path, layer, rule)
@@ -104,28 +75,15 @@ def prune_oneshot(model: nn.Module, rules: Sequence[Rule]) -> dict[str, Tensor]:
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Sets every weight outside its mask to exactly zero, in place: call it after each optimiser step of fine-tuning.
 
+    Of a layer whose weight is parametrised (quantised), the trained tensor below the parametrisation is set.
+
     Args:
         model: the pruned model.
         masks: module path -> bool mask of the shape of that module's weight.
     """
     with torch.no_grad():
         for path, mask in masks.items():
-            weight = model.get_submodule(path).weight
-            assert isinstance(weight, Tensor)
-            weight.masked_fill_(~mask, 0.0)
-
-
-def _assign(layers: Mapping[str, Prunable], rules: Sequence[Rule]) -> dict[str, tuple[Prunable, Rule]]:
-    """Module path -> (layer, the last rule that matches it)."""
-    chosen: dict[str, tuple[Prunable, Rule]] = {}
-    for rule in rules:
-        matched = [path for path in layers if fnmatchcase(path, rule.match)]
-        if not matched:
-            some = ", ".join(list(layers)[:4]) or "none at all"
-            raise UserError(f"The pruning rule for {rule.match!r} matches no layer: the model has {some}, ...")
-        _check_rule(rule)
-        chosen.update({path: (layers[path], rule) for path in matched})
-    return {path: chosen[path] for path in layers if path in chosen}
+            trained_weight(model.get_submodule(path)).masked_fill_(~mask, 0.0)
 
 
 def _check_rule(rule: Rule) -> None:
@@ -146,13 +104,10 @@ def _check_rule(rule: Rule) -> None:
 
 def _check_layer(path: str, layer: Prunable, rule: Rule) -> None:
     """Raises UserError where the rule cannot hold for this layer whatever the scheme."""
-    if parametrize.is_parametrized(layer, "weight"):
-        raise UserError(f"The weight of layer {path} is parametrised: remove its parametrisation before pruning.")
+    check_weight(path, layer, "pruning")
     weights = layer.weight.numel()
     if rule.rate >= weights:
         raise UserError(_rate_message(rule, f"[1, {weights}), {weights} being the number of weights of layer {path}"))
-    if not torch.isfinite(layer.weight).all():
-        raise UserError(f"Layer {path} has weights that are not finite numbers: load trained weights before pruning.")
 
 
 def _rate_message(rule: Rule, interval: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,15 +17,19 @@ from torch import nn
 
 import edgectl
 from edgectl.artifact import Artifact, Layer, Manifest, TensorSpec, sha256
+from edgectl.compress.activations import Progress, quantise
 from edgectl.compress.prune import prune_oneshot
 from edgectl.errors import ToolError, UserError
 from edgectl.lowering import plan
-from edgectl.lowering.executorch import Compiled, Placement, compile_module
+from edgectl.lowering.executorch import Compiled, Placement, compile_module, plain_weights
 from edgectl.lowering.layout import LayerRecord
 from edgectl.lowering.partitioner import unique_name
-from edgectl.recipe import Recipe, load_model
+from edgectl.lowering.quiet import quiet
+from edgectl.recipe import CalibrateSpec, QuantRule, Recipe, load_model
+from edgectl.tasks.calibration import calibration_images
 
 _SEED = 0
+_LAYERS = ("aten.convolution.default", "aten.linear.default")
 
 
 @dataclass(frozen=True)
@@ -41,34 +46,66 @@ def build(
     out: Path,
     *,
     model: nn.Module | None = None,
+    images: Path | None = None,
     force: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = lambda message, fraction: None,
 ) -> BuildResult:
     """Compresses and compiles what the recipe names, and writes the artifact folder `out`.
 
-    `model` replaces the recipe's own (its prune rules still apply). An artifact already at `out` is replaced with `force`.
-    The folder appears whole, under its name, or not at all.
+    `model` replaces the recipe's own (its rules still apply), and the folder `images` the recipe's images for calibration.
+    An artifact already at `out` is replaced with `force`. The folder appears whole, under its name, or not at all.
 
     Raises:
         UserError: anything about the recipe, its files or `out` that the user can mend.
         ToolError: the folder cannot be written.
     """
-    say = progress or (lambda _: None)
     check_target(out, force)
-    say("loading the model")
+    if images is not None:
+        recipe = _calibrated_on(recipe, images)
+    progress("loading the model", None)
     module = load_model(recipe) if model is None else model.eval()
-    if recipe.prune:
-        say("pruning")
-        prune_oneshot(module, recipe.prune)
     example = torch.rand(recipe.model.input, generator=torch.Generator().manual_seed(_SEED))
+    module = compress(recipe, module, example, progress)
     outputs = _forward(module, example)
-    compiled = compile_module(module, example, say, cpu=recipe.target.cpu)
-    say("writing the artifact")
+    compiled = compile_module(module, example, lambda message: progress(message, None), cpu=recipe.target.cpu)
+    progress("writing the artifact", None)
     try:
         _publish(out, lambda partial: _write(partial, recipe, compiled, example, outputs))
     except OSError as error:
         raise ToolError(f"writing {out}", f"{error.filename or out}: {error.strerror or error}") from error
     return BuildResult(Artifact.open(out), compiled.layers, compiled.placements)
+
+
+def compress(
+    recipe: Recipe, module: nn.Module, example: torch.Tensor, progress: Progress = lambda message, fraction: None
+) -> nn.Module:
+    """The module pruned (in place) and quantised (a new one) as the recipe says: what the device computes, in PyTorch.
+
+    Raises:
+        UserError: a rule is wrong, or the images for calibration are missing or unreadable.
+    """
+    if recipe.prune:
+        progress("pruning", None)
+        prune_oneshot(module, recipe.prune)
+    if not recipe.quant:
+        return module
+    if recipe.calibrate is None:
+        raise UserError(
+            f'{recipe.path} has [[quant]] rules but no [calibrate]: add it, with `images = "FOLDER"` of photographs or '
+            '`images = "random"`, or pass --images.'
+        )
+    images = calibration_images(recipe.calibrate, recipe.path.parent, recipe.model)
+    plain = plain_weights(module)
+    _forward(plain, example)
+    with quiet():
+        return quantise(plain, example, recipe.quant, images, progress)
+
+
+def _calibrated_on(recipe: Recipe, images: Path) -> Recipe:
+    if not recipe.quant:
+        raise UserError(f"{recipe.path} has no [[quant]] rules, so that there is nothing to calibrate: leave --images out.")
+    count = {} if recipe.calibrate is None else {"count": recipe.calibrate.count}
+    return recipe.model_copy(update={"calibrate": CalibrateSpec(images=str(images.resolve()), **count)})
 
 
 def _publish(out: Path, fill: Callable[[Path], None]) -> None:
@@ -137,12 +174,12 @@ def _write(folder: Path, recipe: Recipe, compiled: Compiled, example: torch.Tens
         sha256={path.as_posix(): sha256(folder / path) for path in files},
         inputs=[TensorSpec(shape=list(example.shape), dtype="float32")],
         outputs=[TensorSpec(shape=list(output.shape), dtype="float32") for output in outputs],
-        layers=_layers(compiled),
+        layers=_layers(compiled, recipe.quant),
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def _layers(compiled: Compiled) -> list[Layer]:
+def _layers(compiled: Compiled, rules: Sequence[QuantRule]) -> list[Layer]:
     layers = [
         Layer(
             name=record.name,
@@ -159,6 +196,7 @@ def _layers(compiled: Compiled) -> list[Layer]:
             bytes=record.bytes,
             block=record.block,
             fused=record.fused,
+            **_codebook(record.name, rules) if record.weights else {},
         )
         for record in compiled.layers
     ]
@@ -167,8 +205,15 @@ def _layers(compiled: Compiled) -> list[Layer]:
         if placement.runner != "edge":
             runner: Literal["xnnpack", "executorch"] = "xnnpack" if placement.runner == "xnnpack" else "executorch"
             name = unique_name(placement.layer, taken)
-            layers.append(Layer(name=name, op=placement.op, runner=runner, input_shape=[], output_shape=[]))
+            weights = _codebook(name, rules) if placement.op in _LAYERS else {}
+            layers.append(Layer(name=name, op=placement.op, runner=runner, input_shape=[], output_shape=[], **weights))
     return layers
+
+
+def _codebook(name: str, rules: Sequence[QuantRule]) -> dict[str, Any]:
+    """Bits and codebook of a layer's weights, if a rule matches it; the name of a layer's second use ends in `#2`."""
+    matching = [rule for rule in rules if fnmatchcase(name.partition("#")[0], rule.match)]
+    return {"bits": matching[-1].bits, "quant": matching[-1].weights} if matching else {}
 
 
 def _git_revision(folder: Path) -> str | None:

@@ -57,7 +57,8 @@ def compile_module(
             weights that are not finite.
     """
     say = progress or (lambda _: None)
-    model = plain_weights(model)
+    with quiet():
+        model = plain_weights(model)
     say("tracing the model")
     try:
         program = torch.export.export(model, (example,))

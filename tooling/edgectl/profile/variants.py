@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from edgectl.compress.prune import Prunable, prunable_layers
+from edgectl.compress.layers import Prunable, prunable_layers
 from edgectl.errors import UserError
 from edgectl.recipe import PruneRule, QuantRule, SchemeName
 
