@@ -68,9 +68,11 @@ def test_a_recipe_is_compared_dense_and_as_it_prunes(edgectl: Edgectl, tmp_path:
         (["--variant", "magic@4"], ["magic@4", "block_punched"]),
         (["--variant", "pattern@0.5"], ["pattern@0.5", "RATE"]),
         (["--variant", "pattern"], ["SCHEME@RATE"]),
+        (["--variant", "pattern@3+int7"], ["pattern@3+int7", "int8, fixed4, sp2_4, msq4"]),
         (["--variant", "pattern@3:nose.*"], ["nose.*", "fits no layer"]),
         (["--variant", "pattern@3", "--runtimes", "torch"], ["--runtimes", "--variant"]),
         (["--picture", "curves.png"], ["--variant SCHEME@RATE"]),
+        (["--picture", "curves.png", "--variant", "int8"], ["--variant SCHEME@RATE"]),
         (["--picture", "curves.jpg", "--variant", "pattern@3"], ["curves.jpg", "--picture", ".png"]),
     ],
     ids=" ".join,
@@ -120,7 +122,7 @@ def test_a_picture_without_matplotlib_names_the_extra(
 def test_a_runtime_that_is_not_installed_names_the_extra(
     edgectl: Edgectl, network: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgectl.profile.peers import PEERS
+    from edgectl.profile.worker import PEERS
 
     monkeypatch.setattr(PEERS["mnn"], "needs", ("a_module_that_nobody_has",))
     said = edgectl("compare", network, "--runtimes", "mnn")

@@ -7,14 +7,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from edgectl.errors import ToolError, UserError
 from edgectl.paths import state_root
-from edgectl.profile.compare import Comparison, compare, prune_rules
-from edgectl.profile.peers import PEERS
+from edgectl.profile.compare import INT8_RUNTIMES, Comparison, compare
+from edgectl.profile.hosted import XNNPACK_INT8
+from edgectl.profile.variants import Variant, parse_variant, prune_rules
+from edgectl.profile.worker import PEERS
 from edgectl.recipe import SchemeName
 
 NETWORK = """
@@ -90,12 +93,32 @@ def test_the_fastest_peer_is_not_one_of_our_rows(compared: Comparison) -> None:
 
 
 @pytest.mark.parametrize("runtime", PEERS_TO_TRY)
-def test_a_peer_computes_every_output_that_pytorch_does(tmp_path: Path, runtime: str) -> None:
+def test_a_peer_computes_every_output_that_pytorch_does_in_float32_or_int8(tmp_path: Path, runtime: str) -> None:
     path = tmp_path / "two_heads.py"
     path.write_text(TWO_HEADS)
     result = compare(path, runtimes=[runtime], runs=2)
-    assert [row.runtime for row in result.rows] == [runtime]
-    assert result.rows[0].max_rel_err < 1e-4
+    quantised = runtime in INT8_RUNTIMES
+    assert [(row.runtime, row.variant) for row in result.rows] == [(runtime, "int8" if quantised else "dense")]
+    assert result.warnings == []
+    if quantised:
+        assert 1e-4 < result.rows[0].max_rel_err < 0.1
+    else:
+        assert result.rows[0].max_rel_err < 1e-4
+
+
+def test_xnnpack_computes_in_int8_what_pytorch_does(network: Path) -> None:
+    result = compare(network, runtimes=[XNNPACK_INT8], runs=2)
+    assert [(row.runtime, row.variant) for row in result.rows] == [(XNNPACK_INT8, "int8")]
+    assert result.warnings == []
+    assert 1e-4 < result.rows[0].max_rel_err < 0.1
+
+
+def test_int8_outputs_that_have_little_to_do_with_pytorchs_are_warned_of(
+    network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgectl.profile.compare._outputs", lambda module, example: [np.ones((1, 8, 24, 20), np.float32)])
+    (warning,) = compare(network, runtimes=[XNNPACK_INT8], runs=1).warnings
+    assert warning.startswith("The output of xnnpack-int8 (int8) differs from PyTorch's by ")
 
 
 def test_a_killed_comparison_leaves_nothing_for_longer_than_the_next_one(network: Path) -> None:
@@ -176,3 +199,30 @@ def test_a_variant_prunes_the_layers_that_its_scheme_fits(scheme: SchemeName, ma
 def test_a_variant_that_fits_no_layer_is_refused() -> None:
     with pytest.raises(UserError, match="fits no layer"):
         prune_rules(layers(), "pattern", 2.0, "3")
+
+
+@pytest.mark.parametrize(
+    ("text", "variant", "name"),
+    [
+        ("block_punched@6", Variant("block_punched", 6.0), "block_punched"),
+        ("pattern@2.25:body.*", Variant("pattern", 2.25, "body.*"), "pattern:body.*"),
+        ("int8", Variant(quant="int8"), "dense+int8"),
+        ("block_punched@6+msq4", Variant("block_punched", 6.0, quant="msq4"), "block_punched+msq4"),
+        ("pattern@3:body.*+sp2_4", Variant("pattern", 3.0, "body.*", "sp2_4"), "pattern:body.*+sp2_4"),
+    ],
+)
+def test_a_variant_says_how_it_is_pruned_and_quantised(text: str, variant: Variant, name: str) -> None:
+    assert parse_variant(text) == variant
+    assert variant.name == name
+
+
+@pytest.mark.parametrize(("quant", "rule"), {"int8": ("fixed", 8), "sp2_4": ("sp2", 4), "msq4": ("msq", 4)}.items())
+def test_a_quantised_variant_quantises_every_layer(quant: str, rule: tuple[str, int]) -> None:
+    assert [(rule.match, rule.weights, rule.bits) for rule in Variant(quant=quant).quant_rules()] == [("*", *rule)]
+    assert Variant("pattern", 3.0).quant_rules() == []
+
+
+@pytest.mark.parametrize("text", ["int7", "pattern@3+int7", "pattern+int8", "int8+pattern@3", "pattern@0.5+int8"])
+def test_a_variant_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"is no variant: write .*msq4"):
+        parse_variant(text)

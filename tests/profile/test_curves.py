@@ -56,6 +56,13 @@ def test_the_three_fastest_other_runtimes_are_relative_to_our_dense_row() -> Non
     ]
 
 
+def test_a_quantised_scheme_has_a_line_of_its_own_from_the_row_that_is_only_quantised() -> None:
+    quantised = [row("edgectl", "int8", 30), row("edgectl", "block_punched@2+int8", 20)]
+    schemes = curves(Comparison(rows=COMPARED.rows + quantised)).schemes
+    assert schemes["block_punched+int8"] == [Point(1.0, 2.0, 2.0, 2.0), Point(2.0, 3.0, 3.0, 3.0)]
+    assert [point.rate for point in schemes["block_punched"]] == [2.0, 8.0]
+
+
 @pytest.mark.parametrize("kept", ["everything", "no peers, one rate"])
 def test_the_picture_can_be_looked_at_and_says_what_it_shows(
     tmp_path: Path, kept: str, picture_of: Callable[[Path], dict[str, str]]

@@ -23,11 +23,16 @@ def command(
     ],
     *,
     runtimes: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Which runtimes.", show_default="all that are installed")
+        str | None,
+        typer.Option(metavar="A,B,...", help="Which runtimes.", show_default="all that are installed; int8 where ours is"),
     ] = None,
     variant: Annotated[
         list[str] | None,
-        typer.Option(metavar="SCHEME@RATE[:GLOB]", help="Also run it pruned like this on our kernels; may be repeated."),
+        typer.Option(
+            metavar="SCHEME@RATE[:GLOB][+QUANT]",
+            help="Also run it pruned and quantised like this on our kernels, or QUANT alone: int8, fixed4, sp2_4 or msq4; "
+            "may be repeated.",
+        ),
     ] = None,
     threads: ThreadsOption = 1,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each row.")] = 30,
@@ -38,6 +43,9 @@ def command(
 ) -> None:
     """Run a network on our kernels, dense and pruned, and on every other runtime installed here, side by side.
 
+    Where one of our rows is quantised, or they are named, the other runtimes run in int8 too. All are calibrated on the very
+    input that is run: what is compared is speed.
+
     Example: edgectl compare models/wdsr_a/recipe.toml --variant block_punched@6 --threads 2
     """
     from edgectl.cli.console import output, progress
@@ -45,7 +53,7 @@ def command(
 
     if picture is not None:
         check_picture(picture, "--picture")
-        if not variant:
+        if not any("@" in text for text in variant or ()):
             raise UserError("A picture is of pruned versions: name at least one with --variant SCHEME@RATE.")
     with progress() as say:
         say("starting PyTorch", None)
@@ -96,4 +104,4 @@ def _print_table(result: Comparison, model: Path, threads: int) -> None:
     console.print(f"{model} on this machine, {threads} thread{'s' * (threads > 1)}, in ms", style="bold", soft_wrap=True)
     console.print(rows)
     if fastest:
-        console.print("speed: times as fast as the fastest other runtime; max error: against PyTorch, same weights")
+        console.print("speed: times as fast as the fastest other runtime; max error: against float32 PyTorch, same weights")

@@ -1,46 +1,49 @@
-"""Compares runtimes on one network: ours, dense and pruned, and every peer that is installed, dense, interleaved."""
+"""Compares runtimes on one network: ours, dense, pruned and quantised, and every peer that is installed, interleaved."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import glob
-import itertools
 import math
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Protocol, get_args
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
-from edgectl.compress.layers import Prunable, prunable_layers
+from edgectl.compress.activations import quantise
 from edgectl.compress.prune import prune_oneshot
 from edgectl.errors import ToolError, UserError
 from edgectl.lowering.executorch import plain_weights
+from edgectl.lowering.quiet import quiet
 from edgectl.paths import owner_is_gone, state_root
-from edgectl.profile.hosted import XNNPACK, ours, xnnpack
-from edgectl.profile.peers import PEERS, Job, PeerFailure, Worker, arrays
+from edgectl.profile.hosted import XNNPACK, XNNPACK_INT8, ours, xnnpack
+from edgectl.profile.int8 import INT8
+from edgectl.profile.peers import PeerFailure, arrays
 from edgectl.profile.report import Latency
-from edgectl.profile.workload import Workload, load_workload
-from edgectl.recipe import PruneRule, SchemeName
+from edgectl.profile.variants import parse_variant
+from edgectl.profile.worker import PEERS, Job, Worker
+from edgectl.profile.workload import load_workload
+from edgectl.recipe import PruneRule, QuantRule
 from edgectl.runner import Progress, relative_difference
 
 OURS = "edgectl"
-RUNTIMES = (OURS, XNNPACK, *PEERS)
+RUNTIMES = (OURS, XNNPACK, XNNPACK_INT8, *PEERS)
+INT8_RUNTIMES = (XNNPACK_INT8, *(name for name, peer in PEERS.items() if peer.variant == INT8))
 RUNS = 30
 TOLERANCE = 1e-2
+INT8_TOLERANCE = 0.15
+"""Of the root mean square error of a quantised row over that of the output: twice what a good int8 network shows, and far
+below the 1 of a wrong one. Single values may be off by more, where a range is cut."""
 _RUNS_A_ROUND = 5
 _WARMUP_MS = 200  # at the start of a round: caches, clocks and threads that others have used
-_VARIANT = re.compile(r"(?P<scheme>\w+)@(?P<rate>\d+(\.\d+)?)(:(?P<glob>.+))?")
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ class Row:
 
     Attributes:
         latency: of all its runs, in milliseconds.
-        max_rel_err: the largest difference of its outputs from PyTorch's with the same weights, over the largest value
-            there; infinite where they cannot be compared.
+        max_rel_err: the largest difference of its outputs from PyTorch's with the same weights, in float32, over the
+            largest value there; infinite where they cannot be compared. Of a quantised row, what quantisation lost is in it.
     """
 
     runtime: str
@@ -77,6 +80,28 @@ class _Runnable(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class _Compression:
+    """What makes one of our rows of the dense float32 network."""
+
+    prune: list[PruneRule] = field(default_factory=list)
+    quant: list[QuantRule] = field(default_factory=list)
+
+    def pruned(self, dense: nn.Module) -> nn.Module:
+        """A copy, pruned."""
+        module = copy.deepcopy(dense)
+        if self.prune:
+            prune_oneshot(module, self.prune)
+        return module
+
+    def quantised(self, module: nn.Module, example: torch.Tensor, progress: Progress) -> nn.Module | None:
+        """The quantised network, calibrated on `example`; None where the row is float32."""
+        if not self.quant:
+            return None
+        with quiet():
+            return quantise(module, example, self.quant, [example], progress)
+
+
 @dataclass
 class _Entry:
     """A row in the making."""
@@ -99,10 +124,12 @@ def compare(
 ) -> Comparison:
     """Runs a network on our kernels and on other runtimes, a few runs of each in turn, until each has done `runs`.
 
+    What is quantised is calibrated on the very input that it then runs on: speed is what is compared.
+
     Args:
         model: a recipe, or a Python file with `model()` and `example_inputs()`.
-        runtimes: of `RUNTIMES`; None for all that are installed.
-        variants: pruned versions for our kernels, as `SCHEME@RATE[:GLOB]`.
+        runtimes: of `RUNTIMES`; None for all that are installed, those in int8 only where one of our rows is quantised.
+        variants: pruned and quantised versions for our kernels, as `parse_variant` reads them.
         progress: called with a message and the fraction done, or None where that is not known.
 
     Raises:
@@ -112,36 +139,51 @@ def compare(
     say: Progress = progress or (lambda message, fraction: None)
     chosen = _installed(runtimes)
     if variants and OURS not in chosen:
-        raise UserError(f"Variants are pruned for {OURS}: add it to --runtimes, or leave --variant out.")
+        raise UserError(f"Variants are of {OURS}: add it to --runtimes, or leave --variant out.")
     parsed = {text: parse_variant(text) for text in variants}
     workload = load_workload(model)
+    recipe, example = workload.recipe, workload.example
     dense = plain_weights(workload.module)
-    ours_pruned = {text: prune_rules(dense, *spec) for text, spec in parsed.items()}
+    ours_as = {"dense": _Compression()}
+    if recipe.prune or recipe.quant:
+        ours_as["recipe"] = _Compression(recipe.prune, recipe.quant)
+    ours_as |= {text: _Compression(variant.prune_rules(dense), variant.quant_rules()) for text, variant in parsed.items()}
+    if runtimes is None and not any(compression.quant for compression in ours_as.values()):
+        chosen = [runtime for runtime in chosen if runtime not in INT8_RUNTIMES]
     result = Comparison()
     with _folder() as folder, contextlib.ExitStack() as stack:
         entries: list[_Entry] = []
 
-        def enter(runtime: str, variant: str, module: nn.Module, make: Callable[[], _Runnable]) -> None:
+        def enter(
+            runtime: str, variant: str, make: Callable[[], _Runnable], module: nn.Module, quantised: nn.Module | None = None
+        ) -> None:
+            """`module` is the float32 network; `quantised` what a quantised row computes, as far as PyTorch can say."""
             say(f"preparing {runtime}, {variant}", None)
             with _left_out(runtime, result):
                 runnable = make()
                 stack.callback(runnable.close)
-                error = _error(runnable.prepare(), module, workload.example)
-                entries.append(_Entry(runtime, variant, runnable, error))
-                if error > TOLERANCE:
+                got, wanted = runnable.prepare(), _outputs(module, example)
+                entries.append(_Entry(runtime, variant, runnable, _largest_error(got, wanted)))
+                error, tolerance = entries[-1].max_rel_err, TOLERANCE
+                if quantised is not None:
+                    error, tolerance = _rms_error(got, _outputs(quantised, example)), INT8_TOLERANCE
+                if error > tolerance:
                     result.warnings.append(f"The output of {runtime} ({variant}) differs from PyTorch's by {error:.1e}.")
 
         if OURS in chosen:
-            for i, (variant, module) in enumerate(_variants(workload, dense, ours_pruned)):
-                make = partial(ours, workload.recipe, module, workload.example, threads, folder / f"ours-{i}")
-                enter(OURS, variant, module, make)
-        if XNNPACK in chosen:
-            make = partial(xnnpack, workload.recipe, dense, workload.example, threads, folder / "xnnpack")
-            enter(XNNPACK, "dense", dense, make)
-        torch.save((workload.module.state_dict(), workload.example), folder / "state.pt")
+            for i, (variant, compression) in enumerate(ours_as.items()):
+                pruned = compression.pruned(dense)
+                quantised = compression.quantised(pruned, example, say)
+                make = partial(ours, recipe, quantised or pruned, example, threads, folder / f"ours-{i}")
+                enter(OURS, variant, make, pruned, quantised)
+        for runtime, int8 in ((XNNPACK, False), (XNNPACK_INT8, True)):
+            if runtime in chosen:
+                make = partial(xnnpack, recipe, dense, example, threads, folder / runtime, int8=int8)
+                enter(runtime, INT8 if int8 else "dense", make, dense, dense if int8 else None)
+        torch.save((workload.module.state_dict(), example), folder / "state.pt")
         job = Job(model, folder / "state.pt", threads, folder)
-        for peer in (peer for peer in chosen if peer in PEERS):
-            enter(peer, "dense", dense, partial(Worker, peer, job))
+        for name in (name for name in chosen if name in PEERS):
+            enter(name, PEERS[name].variant, partial(Worker, name, job), dense, dense if name in INT8_RUNTIMES else None)
         _measure(entries, runs, result, say)
     if not result.rows:
         raise ToolError(f"comparing runtimes on {model}", " ".join(result.warnings))
@@ -190,16 +232,6 @@ def _left_out(runtime: str, result: Comparison) -> Iterator[None]:
         result.warnings.append(f"{runtime} is left out: {str(error).splitlines()[0]}")
 
 
-def _variants(workload: Workload, dense: nn.Module, rules: dict[str, list[PruneRule]]) -> Iterator[tuple[str, nn.Module]]:
-    """Label and network of each of our rows."""
-    yield "dense", dense
-    recipe = {"recipe": workload.recipe.prune} if workload.recipe.prune else {}
-    for variant, chosen in (recipe | rules).items():
-        pruned = copy.deepcopy(dense)
-        prune_oneshot(pruned, chosen)
-        yield variant, pruned
-
-
 def _installed(named: Sequence[str] | None) -> list[str]:
     """The runtimes to run: those named, or all that are installed."""
     if named is None:
@@ -212,57 +244,28 @@ def _installed(named: Sequence[str] | None) -> list[str]:
     return [runtime for runtime in RUNTIMES if runtime in named]
 
 
-def parse_variant(variant: str) -> tuple[SchemeName, float, str | None]:
-    """`SCHEME@RATE[:GLOB]` in its parts.
-
-    Raises:
-        UserError: it is not written like that, the scheme is unknown, or the rate is below 1.
-    """
-    matched = _VARIANT.fullmatch(variant)
-    known: dict[str, SchemeName] = {scheme: scheme for scheme in get_args(SchemeName)}
-    if matched is None or matched["scheme"] not in known or float(matched["rate"]) < 1:
-        schemes = ", ".join(known)
-        raise UserError(f"{variant!r} is no variant: write SCHEME@RATE[:GLOB], SCHEME one of {schemes}, RATE 1 or more.")
-    return known[matched["scheme"]], float(matched["rate"]), matched["glob"]
-
-
-def prune_rules(model: nn.Module, scheme: SchemeName, rate: float, match: str | None = None) -> list[PruneRule]:
-    """A rule for every layer that the scheme fits, of those whose module path matches the glob `match`.
-
-    Without a glob: every convolution that is not depthwise, and for block_column 1x1 convolutions and linear layers.
-
-    Raises:
-        UserError: there is no such layer.
-    """
-    rules = []
-    for path, layer in prunable_layers(model).items():
-        wanted = _by_default(layer, scheme) if match is None else fnmatchcase(path, match)
-        if wanted and _fits(layer, scheme, rate):
-            rules.append(PruneRule(match=glob.escape(path), scheme=scheme, rate=rate))
-    if not rules:
-        which = "" if match is None else f" whose path matches {match!r}"
-        raise UserError(f"The variant {scheme}@{rate:g} fits no layer{which}: choose another scheme, rate or glob.")
-    return rules
-
-
-def _by_default(layer: Prunable, scheme: SchemeName) -> bool:
-    if isinstance(layer, nn.Linear):
-        return scheme == "block_column"
-    return layer.groups == 1 or layer.groups != layer.in_channels
-
-
-def _fits(layer: Prunable, scheme: SchemeName, rate: float) -> bool:
-    kernel = (1, 1) if isinstance(layer, nn.Linear) else tuple(layer.kernel_size)
-    required = {"pattern": (3, 3), "block_column": (1, 1)}.get(scheme, kernel)
-    return kernel == required and rate < layer.weight.numel()
-
-
-def _error(got: list[np.ndarray], module: nn.Module, example: torch.Tensor) -> float:
-    """The largest difference over all outputs, over the largest value of PyTorch's; infinite for other shapes or NaN."""
+def _outputs(module: nn.Module, example: torch.Tensor) -> list[np.ndarray]:
     with torch.inference_mode():
-        wanted = arrays(module(example))
-    if len(got) != len(wanted):
+        return arrays(module(example))
+
+
+def _largest_error(got: list[np.ndarray], wanted: list[np.ndarray]) -> float:
+    """The largest difference over all outputs, over the largest value wanted; infinite for other shapes or NaN."""
+    return relative_difference(_flat(got), _flat(wanted)) if _alike(got, wanted) else math.inf
+
+
+def _rms_error(got: list[np.ndarray], wanted: list[np.ndarray]) -> float:
+    """The root mean square of the difference over that of the values wanted; infinite for other shapes or NaN."""
+    if not _alike(got, wanted):
         return math.inf
-    flat = [np.concatenate([array.ravel() for array in outputs]) for outputs in (got, wanted)]
-    same = all(a.shape == b.shape for a, b in itertools.zip_longest(got, wanted))
-    return relative_difference(*flat) if same else math.inf
+    norm = float(np.linalg.norm(_flat(wanted))) or 1.0
+    error = float(np.linalg.norm(_flat(got) - _flat(wanted))) / norm
+    return math.inf if math.isnan(error) else error
+
+
+def _alike(got: list[np.ndarray], wanted: list[np.ndarray]) -> bool:
+    return [array.shape for array in got] == [array.shape for array in wanted]
+
+
+def _flat(arrays: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([array.ravel() for array in arrays])

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgectl.profile.compare import OURS, Comparison, Row, parse_variant
+from edgectl.profile.compare import OURS, Comparison, Row
 from edgectl.profile.picture import png, sheet
+from edgectl.profile.variants import parse_variant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +34,8 @@ class Curves:
 
     Attributes:
         dense: our dense row, at rate 1 and speed-up 1.
-        schemes: the pruned rows of each scheme by rising rate; those of a glob apart, as `SCHEME:GLOB`.
+        schemes: the pruned rows of each scheme by rising rate; those of a glob apart, as `SCHEME:GLOB`, and those that are
+            quantised, as `SCHEME+QUANT`, led by the row that is only quantised, at rate 1, where there is one.
         peers: speed of the other runtimes relative to our dense row, of at most the three fastest, fastest first.
     """
 
@@ -62,10 +64,11 @@ def curves(comparison: Comparison) -> Curves:
         return Point(rate, base / row.latency.median, base / row.latency.p90, base / row.latency.p10)
 
     schemes: dict[str, list[Point]] = {}
-    for variant, row in ours.items():
-        if "@" in variant:
-            scheme, rate, glob = parse_variant(variant)
-            schemes.setdefault(scheme if glob is None else f"{scheme}:{glob}", []).append(point(row, rate))
+    for text, row in ours.items():
+        if "@" in text:
+            variant = parse_variant(text)
+            only_quantised = [point(ours[variant.quant], 1.0)] if variant.quant in ours else []
+            schemes.setdefault(variant.name, only_quantised).append(point(row, variant.rate))
     if not schemes:
         raise ValueError("there is no variant with a rate")
     others = sorted((row for row in comparison.rows if row.runtime != OURS), key=lambda row: row.latency.median)
@@ -77,7 +80,7 @@ def curves(comparison: Comparison) -> Curves:
 
 
 def draw(found: Curves, model: Path, threads: int) -> bytes:
-    """The picture, as PNG: every scheme's line starts at our dense row; the other runtimes' dense rows lie across."""
+    """The picture, as PNG: a float32 scheme's line starts at our dense row; the other runtimes' dense rows lie across."""
     figure, axes = sheet()
     title = f"{Path(*model.parts[-2:])} on this machine, {threads} thread{'s' * (threads > 1)}"
     axes.set(xlabel="pruning rate: weights / weights kept", ylabel="speed-up over edgectl, dense", title=title)
@@ -85,7 +88,7 @@ def draw(found: Curves, model: Path, threads: int) -> bytes:
     axes.set_xticks(found.rates, [f"{rate:g}" for rate in found.rates])
     axes.set_xticks([], minor=True)
     for i, (scheme, points) in enumerate(found.schemes.items()):
-        line = [found.dense, *points]
+        line = points if "+" in scheme else [found.dense, *points]
         places = ([point.rate for point in line], [point.speedup for point in line])
         axes.plot(*places, color=f"C{i}", marker=_MARKERS[i % len(_MARKERS)], markersize=6, label=scheme, zorder=3)
         _draw_spread(axes, points, f"C{i}")

@@ -14,11 +14,13 @@ from edgectl.artifact import Artifact, Manifest, TensorSpec, sha256
 from edgectl.device import HostDevice
 from edgectl.lowering import build, plan, quiet
 from edgectl.lowering.executorch import write_program
+from edgectl.profile.int8 import pt2e
 from edgectl.profile.peers import PeerFailure
 from edgectl.recipe import Cpu, Recipe, TargetSpec
 from edgectl.runner import Session
 
 XNNPACK = "executorch-xnnpack"
+XNNPACK_INT8 = "xnnpack-int8"
 
 
 class Hosted:
@@ -45,7 +47,7 @@ class Hosted:
 
 
 def ours(recipe: Recipe, module: nn.Module, example: torch.Tensor, threads: int, folder: Path) -> Hosted:
-    """A network, its zeros read from its weights, on our kernels; `folder` is made.
+    """A network, its zeros and its quantisation as they are in it, on our kernels; `folder` is made.
 
     Raises:
         UserError: the network cannot be built.
@@ -53,12 +55,16 @@ def ours(recipe: Recipe, module: nn.Module, example: torch.Tensor, threads: int,
     """
     folder.mkdir(parents=True)
     here: Cpu = "arm64" if platform.machine().lower() in ("aarch64", "arm64") else "x86-64"
-    dense = recipe.model_copy(update={"prune": [], "target": TargetSpec(cpu=here)})
-    return Hosted(build(dense, folder / "artifact", model=module).artifact, example, threads, folder / "host")
+    plain = recipe.model_copy(update={"prune": [], "quant": [], "calibrate": None, "target": TargetSpec(cpu=here)})
+    return Hosted(build(plain, folder / "artifact", model=module).artifact, example, threads, folder / "host")
 
 
-def xnnpack(recipe: Recipe, module: nn.Module, example: torch.Tensor, threads: int, folder: Path) -> Hosted:
+def xnnpack(
+    recipe: Recipe, module: nn.Module, example: torch.Tensor, threads: int, folder: Path, *, int8: bool = False
+) -> Hosted:
     """A network on ExecuTorch's XNNPACK delegate and portable kernels, without ours; `folder` is made.
+
+    With `int8` it is quantised by ExecuTorch's own XNNPACKQuantizer, per output channel, calibrated on `example`.
 
     Raises:
         PeerFailure: ExecuTorch cannot convert the network.
@@ -72,7 +78,8 @@ def xnnpack(recipe: Recipe, module: nn.Module, example: torch.Tensor, threads: i
     try:
         with quiet(), torch.no_grad():
             outputs = module(example)
-            program = torch.export.export(module, (example,))
+            network = _xnnpack_int8(module, example) if int8 else module
+            program = torch.export.export(network, (example,))
             edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             (artifact / "model.pte").write_bytes(write_program(edge))
     except Exception as error:
@@ -95,3 +102,12 @@ def xnnpack(recipe: Recipe, module: nn.Module, example: torch.Tensor, threads: i
     )
     (artifact / "manifest.json").write_text(manifest.model_dump_json(), encoding="utf-8")
     return Hosted(Artifact.open(artifact), example, threads, folder / "host")
+
+
+def _xnnpack_int8(module: nn.Module, example: torch.Tensor) -> nn.Module:
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (  # noqa: PLC0415
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+
+    return pt2e(module, example, XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True)))

@@ -1,29 +1,17 @@
-"""Other runtimes, each in a process of its own that idles until it is told to do a few runs."""
+"""Other runtimes, in float32: how each converts and runs a network."""
 
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
-import os
 import subprocess
-import sys
 import sysconfig
-import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
-
-from edgectl.profile.workload import load_workload
-
-_SECONDS_TO_END = 5.0
-_REST_SECONDS = 0.02
-_MOST_RESTS = 50
 
 
 class PeerFailure(Exception):
@@ -35,11 +23,13 @@ class Peer(ABC):
 
     Attributes:
         name: how the user names it.
+        variant: what it computes in: "dense" is float32.
         needs: the modules that must be importable.
         extra: the extra of edgectl that installs them.
     """
 
     name: ClassVar[str]
+    variant: ClassVar[str] = "dense"
     needs: ClassVar[tuple[str, ...]]
     extra: ClassVar[str] = "peers"
 
@@ -78,7 +68,7 @@ class _Torch(Peer):
         return arrays(result)
 
 
-class _OnnxRuntime(Peer):
+class OnnxRuntime(Peer):
     """onnxruntime, its CPU execution provider; inputs and outputs are bound, so that no run copies them."""
 
     name = "onnxruntime"
@@ -89,42 +79,52 @@ class _OnnxRuntime(Peer):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        model = str(_onnx(module, example, folder))
+        model = str(self._model(module, example, folder))
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._binding = self._session.io_binding()
         self._binding.bind_cpu_input(self._session.get_inputs()[0].name, example.numpy())
         for output in self._session.get_outputs():
             self._binding.bind_output(output.name)
 
+    def _model(self, module: nn.Module, example: torch.Tensor, folder: Path) -> Path:
+        return onnx_model(module, example, folder)
+
     def run(self) -> Any:
+        """Runs the session; returns the bound outputs."""
         self._session.run_with_iobinding(self._binding)
         return self._binding
 
     def outputs(self, result: Any) -> list[np.ndarray]:
+        """The bound outputs."""
         return list(result.copy_outputs_to_cpu())
 
 
-class _OpenVino(Peer):
-    """OpenVINO's CPU plugin, in float32, one stream."""
+class OpenVino(Peer):
+    """OpenVINO's CPU plugin, one stream; what the network does not quantise is float32."""
 
     name = "openvino"
-    needs = ("openvino", "onnx", "onnxscript")
+    needs: ClassVar[tuple[str, ...]] = ("openvino", "onnx", "onnxscript")
 
     def __init__(self, module: nn.Module, example: torch.Tensor, threads: int, folder: Path) -> None:
         import openvino  # noqa: PLC0415
 
         options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
-        self._model = openvino.Core().compile_model(str(_onnx(module, example, folder)), "CPU", options)
-        self._request = self._model.create_infer_request()
+        self._compiled = openvino.Core().compile_model(str(self._model(module, example, folder)), "CPU", options)
+        self._request = self._compiled.create_infer_request()
         self._request.set_input_tensor(openvino.Tensor(example.numpy()))
 
     def run(self) -> Any:
+        """Starts the request and waits for it."""
         self._request.start_async()
         self._request.wait()
         return self._request
 
     def outputs(self, result: Any) -> list[np.ndarray]:
-        return [np.array(result.get_output_tensor(i).data) for i in range(len(self._model.outputs))]
+        """Copies: the request's own are written again."""
+        return [np.array(result.get_output_tensor(i).data) for i in range(len(self._compiled.outputs))]
+
+    def _model(self, module: nn.Module, example: torch.Tensor, folder: Path) -> Path:
+        return onnx_model(module, example, folder)
 
 
 class _Ncnn(Peer):
@@ -180,7 +180,7 @@ class _Mnn(Peer):
         import MNN  # noqa: PLC0415
         import onnx  # noqa: PLC0415
 
-        network = onnx.load(str(_onnx(module, example, folder)))
+        network = onnx.load(str(onnx_model(module, example, folder)))
         source, model = folder / "mnn.onnx", folder / "model.mnn"
         _spell_out_mish(network)
         onnx.save(network, str(source))
@@ -234,7 +234,7 @@ def _spell_out_mish(network: Any) -> None:
     network.graph.node.extend(nodes)
 
 
-class _LiteRt(Peer):
+class LiteRt(Peer):
     """LiteRT with its XNNPACK delegate, converted by litert-torch."""
 
     name = "litert-xnnpack"
@@ -242,23 +242,46 @@ class _LiteRt(Peer):
     extra = "litert"
 
     def __init__(self, module: nn.Module, example: torch.Tensor, threads: int, folder: Path) -> None:
-        import litert_torch  # noqa: PLC0415
         from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
 
-        model = str(folder / "model.tflite")
-        litert_torch.convert(module, (example,)).export(model)
-        self._interpreter = Interpreter(model, num_threads=threads)
+        self._interpreter = Interpreter(str(self._model(module, example, folder)), num_threads=threads)
         self._interpreter.allocate_tensors()
-        self._interpreter.set_tensor(self._interpreter.get_input_details()[0]["index"], example.numpy())
+        (taken,) = self._interpreter.get_input_details()
+        self._interpreter.set_tensor(taken["index"], _quantised(example.numpy(), taken))
 
     def run(self) -> Any:
+        """Runs the interpreter, which keeps the outputs."""
         self._interpreter.invoke()
 
     def outputs(self, result: Any) -> list[np.ndarray]:
-        return [self._interpreter.get_tensor(output["index"]) for output in self._interpreter.get_output_details()]
+        """The interpreter's outputs, int8 ones dequantised."""
+        given = self._interpreter.get_output_details()
+        return [_dequantised(self._interpreter.get_tensor(output["index"]), output) for output in given]
+
+    def _model(self, module: nn.Module, example: torch.Tensor, folder: Path) -> Path:
+        import litert_torch  # noqa: PLC0415
+
+        path = folder / "model.tflite"
+        litert_torch.convert(module, (example,)).export(str(path))
+        return path
 
 
-PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (_OnnxRuntime, _OpenVino, _Ncnn, _Mnn, _LiteRt, _Torch)}
+def _quantised(values: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
+    """float32 values as an input of LiteRT takes them: a quantised network may take int8."""
+    if tensor["dtype"] != np.int8:
+        return values
+    scale, zero_point = tensor["quantization"]
+    return np.clip(np.rint(values / scale) + zero_point, -128, 127).astype(np.int8)
+
+
+def _dequantised(values: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
+    if tensor["dtype"] != np.int8:
+        return values
+    scale, zero_point = tensor["quantization"]
+    return (values.astype(np.float32) - zero_point) * np.float32(scale)
+
+
+FLOAT_PEERS: tuple[type[Peer], ...] = (OnnxRuntime, OpenVino, _Ncnn, _Mnn, LiteRt, _Torch)
 
 
 def arrays(result: Any) -> list[np.ndarray]:
@@ -266,121 +289,9 @@ def arrays(result: Any) -> list[np.ndarray]:
     return [tensor.detach().numpy() for tensor in (result if isinstance(result, tuple | list) else [result])]
 
 
-def _onnx(module: nn.Module, example: torch.Tensor, folder: Path) -> Path:
+def onnx_model(module: nn.Module, example: torch.Tensor, folder: Path) -> Path:
     """The network as ONNX, written by the first who asks and shared by the others."""
     path = folder / "model.onnx"
     if not path.is_file():
         torch.onnx.export(module, (example,), str(path), dynamo=True, external_data=False, verbose=False)
     return path
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker prepares.
-
-    Attributes:
-        model: the recipe or Python file.
-        state: the tensors that every row shares, as torch saved them: (weights, input). The file's own may be random.
-        threads: to run on.
-        folder: for the files that the runtimes write.
-    """
-
-    model: Path
-    state: Path
-    threads: int
-    folder: Path
-
-
-class Worker:
-    """A peer in a process of its own."""
-
-    def __init__(self, peer: str, job: Job) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._pipe, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=_serve, args=(theirs, peer, job), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    def prepare(self) -> list[np.ndarray]:
-        """Waits for the conversion; returns the outputs of a first run.
-
-        Raises:
-            PeerFailure: the peer cannot convert or run the network.
-        """
-        return self._answer()
-
-    def round(self, warmup: int, runs: int) -> list[int]:
-        """Does `warmup` runs, then `runs` timed ones; their wall times in ns. Waits until the runtime's threads rest.
-
-        Raises:
-            PeerFailure: a run failed.
-        """
-        self._pipe.send((warmup, runs))
-        return self._answer()
-
-    def close(self) -> None:
-        """Ends the process: it ends by itself when nobody is left to talk to, unless it hangs."""
-        self._pipe.close()
-        self._process.join(_SECONDS_TO_END)
-        self._process.kill()
-        self._process.join()
-
-    def _answer(self) -> Any:
-        try:
-            answer = self._pipe.recv()
-        except (EOFError, ConnectionError):
-            self._process.join()
-            raise PeerFailure(f"its process ended with code {self._process.exitcode}") from None
-        if isinstance(answer, str):
-            raise PeerFailure(answer)
-        return answer
-
-
-def _serve(pipe: Connection, peer: str, job: Job) -> None:
-    """The worker's process: prepares, answers with the first outputs, then does round after round until it is ended."""
-    _silence()
-    try:
-        _prepare_and_run(pipe, peer, job)
-    except EOFError:
-        return
-    except (Exception, SystemExit) as error:
-        lines = (line.strip() for line in str(error).splitlines())
-        pipe.send(next((line for line in lines if line), type(error).__name__))
-
-
-def _prepare_and_run(pipe: Connection, name: str, job: Job) -> None:
-    module = load_workload(job.model).module
-    weights, example = torch.load(job.state, weights_only=True)
-    module.load_state_dict(weights)
-    peer = PEERS[name](module, example, job.threads, job.folder)
-    pipe.send(peer.outputs(peer.run()))
-    while True:
-        warmup, runs = pipe.recv()
-        for _ in range(warmup):
-            peer.run()
-        times = []
-        for _ in range(runs):
-            begin = time.perf_counter_ns()
-            peer.run()
-            times.append(time.perf_counter_ns() - begin)
-        _rest()
-        pipe.send(times)
-
-
-def _rest() -> None:
-    """Waits until this process's threads have stopped spinning for work, which would take time from the next row."""
-    for _ in range(_MOST_RESTS):
-        before = time.process_time()
-        time.sleep(_REST_SECONDS)
-        if time.process_time() - before < _REST_SECONDS / 10:
-            return
-
-
-def _silence() -> None:
-    """Sends all that this process writes, converters in C++ included, to nowhere."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
