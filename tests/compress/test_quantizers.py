@@ -8,16 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgectl.compress.quantizers import (
-    Codebook,
-    codebook,
-    fit_scales,
-    pack_nibbles,
-    project,
-    quantise,
-    row_schemes,
-    unpack_nibbles,
-)
+from edgectl.compress.codebooks import Codebook, codebook, pack_nibbles, unpack_nibbles
+from edgectl.compress.quantizers import fit_scales, project, quantise, row_schemes
 from edgectl.errors import UserError
 
 BOOKS = [(name, bits) for name in ("fixed", "power_of_two", "sp2") for bits in range(2, 9)]

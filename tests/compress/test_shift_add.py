@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgectl.compress.quantizers import codebook, quantise
+from edgectl.compress.codebooks import codebook
+from edgectl.compress.quantizers import quantise
 from edgectl.compress.shift_add import ShiftAdd
 
 REPRESENTABLE = [("sp2", bits) for bits in range(2, 9)] + [("power_of_two", bits) for bits in range(2, 8)]

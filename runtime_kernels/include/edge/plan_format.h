@@ -13,7 +13,7 @@
 namespace edge {
 
 constexpr char kPlanMagic[8] = {'E', 'D', 'G', 'E', 'P', 'L', 'A', 'N'};
-constexpr uint32_t kPlanVersion = 5;
+constexpr uint32_t kPlanVersion = 6;
 constexpr uint32_t kNone = 0xffffffffu;
 
 enum class Storage : uint32_t { kArena = 0, kInput = 1, kOutput = 2, kConst = 3 };
@@ -39,6 +39,18 @@ enum class OpKind : uint32_t {
   kSoftmax = 13,           // over dim 1 of (n, c, h, w)
   kWinograd = 14,          // p: m, pad_top, pad_left, tiles; packed blob
   kDepthwise = 15,         // p: k, stride, pad_top, pad_left; weights
+  // Of int8 tensors; z is the zero point of the output.
+  kQuantize = 16,       // p: z; f: 1 / scale. float32 to int8
+  kDequantize = 17,     // p: zero point of the input; f: scale. int8 to float32
+  kConvInt8 = 18,       // p: z, zero point of the residual; f: scale of the residual; packed blob
+  kLinearInt8 = 19,     // the same, then whether codes are decoded as they are read
+  kDepthwiseInt8 = 20,  // p: k, stride, pad_top, pad_left, z; weights
+  kMeanInt8 = 21,       // p: z, zero point of the input; f: scale. Of a whole map, to 1x1
+};
+
+enum class ElementType : uint32_t {
+  kFloat32 = 0,
+  kInt8x4 = 1,  // the same pixel of four channels, the first in the lowest byte
 };
 
 // y = act(x). kClamp covers relu (0, inf) and relu6 (0, 6).
@@ -79,11 +91,14 @@ static_assert(sizeof(Header) == 128);
 // Kernels may read (never write) this far outside the arena: tails of vectors.
 constexpr uint64_t kArenaSlack = 1024;
 
-// A float32 tensor, always seen as (n, c, h, w); the innermost stride is 1. Tensors of other ranks
-// are dense and viewed as four dimensions. Several records may name the same arena bytes (views).
-// The halo is a band of guaranteed zeros around every channel plane: rows [-top, h + bottom),
+// A tensor of 32-bit elements, always seen as (n, c, h, w); the innermost stride is 1. Tensors of
+// other ranks are dense and viewed as four dimensions. Several records may name the same arena
+// bytes (views). Int8 tensors lie in the arena, and have a quarter of the channels, rounded up;
+// channels beyond the last one may hold anything.
+// The halo is a band that is guaranteed to hold `fill`, zeros in a float32 tensor and the zero point
+// in an int8 one, around every channel plane: rows [-top, h + bottom),
 // columns [-left, w + right) at offset + y * stride[2] + x. Halos of neighbouring rows may overlap
-// (stride[2] >= w + max(left, right)). Whatever op writes the tensor leaves its halo zero.
+// (stride[2] >= w + max(left, right)). Whatever op writes the tensor leaves its halo so.
 // The columns between the rows of an arena tensor belong to it: what is not halo there may hold
 // anything. An op does not write over what it reads, but kUnary, kAdd, kMul (an operand) and kConv,
 // kLinear, kWinograd (the residual) may when both are the same view.
@@ -99,7 +114,9 @@ struct TensorRec {    // 96 bytes
   uint64_t offset;    // bytes to element (0,0,0,0) from the arena's (kArena) or the data section's
                       // (kConst) start; 0 for inputs, outputs
   int32_t window;     // rows in memory; 0: all
-  uint8_t reserved[20];
+  uint32_t type;      // ElementType
+  uint32_t fill;      // the bits of an element of the halo
+  uint8_t reserved[12];
 };
 static_assert(sizeof(TensorRec) == 96);
 
@@ -141,7 +158,7 @@ static_assert(sizeof(OpRec) == 160);
 // part ends such outputs at their last rows.
 //
 // kCopy, kConv, kUnary, kAdd, kMul, kConcat (axis 1), kMaxPool, kPixelShuffle (not cropped at the
-// top), kDepthwise can be part of a chain.
+// top), kDepthwise, kQuantize, kDequantize, kConvInt8, kDepthwiseInt8 can be part of a chain.
 struct ChainRec {  // 24 bytes
   uint32_t first_op;
   uint32_t n_ops;
@@ -152,6 +169,9 @@ struct ChainRec {  // 24 bytes
 };
 static_assert(sizeof(ChainRec) == 24);
 
+// kCopy, kConcat, kMaxPool and kUpsampleNearest take int8 tensors too, all their tensors being of
+// one type; what kCopy calls zero is then the output's `fill`.
+//
 // kCopy: with input x (n, c, h, w), factor s and padding (pt, pl), the output (n, k * c, rows,
 // cols) holds the first k of the s * s phases, phase = py * s + px:
 //
@@ -208,5 +228,48 @@ struct PackedHeader {  // 64 bytes, at OpRec::data_off; the offsets below are fr
   uint64_t reserved;
 };
 static_assert(sizeof(PackedHeader) == 64);
+
+// Int8 operations. An int8 value q stands for scale * (q - zero point). All steps in float are of
+// float32 with one rounding each (no fused multiply-adds), rne rounds to nearest, ties to even:
+//
+//   kQuantize:   q = rne(clamp(x * f[0], -128 - z, 127 - z)) + z
+//   kDequantize: x = float(q - p[0]) * f[0]
+//   kMeanInt8:   q = rne(clamp(float(sum - pixels * p[1]) * f[0], -128 - z, 127 - z)) + z
+//
+// kConvInt8 is like kConv over int8 tensors: an entry is an element, four channels, and each of its
+// filters has four weights for it, whose products are summed in 32-bit integers (mod 2^32):
+//
+//   t = float(bias[f] + sum w[e][lane of f][j] * in[offset[e] + y * in.stride[2] + x].byte[j])
+//   t = act(t * scale[f] (+ float(r - p[1]) * f[0]))      (or the residual after the activation)
+//   out[f / 4][y][x].byte[f % 4] = rne(clamp(t, -128 - z, 127 - z)) + z.
+//
+// Into a float32 output: out[f][y][x] = t. Zero points of the input are in the bias; activations are
+// kNone, kClamp and kLeakyRelu. kLinearInt8 relates to it as kLinear to kConv; kDepthwiseInt8 to
+// kDepthwise. The weights of the latter are for every four channels i32 bias[4], f32 scale[4], and
+// int8[k * k][4] rounded up to a multiple of 16 bytes.
+//
+// Weights are levels: bytes, or codes of four bits that a table gives a level, two codes a byte, the
+// first in its lower half. A lane has the table `codebooks` says.
+struct PackedInt8Header {  // 128 bytes, at OpRec::data_off; the offsets below are from this
+                           // header's start, 64-byte aligned
+  uint32_t block;          // B: 4 or 8 filters share one list of entries
+  uint32_t n_blocks;
+  uint32_t n_filters;   // output channels
+  uint32_t n_offsets;   // in the list of offsets
+  uint32_t n_entries;   // of all blocks together
+  uint32_t bits;        // 8: levels; 4: codes
+  int8_t tables[2][16];
+  uint64_t row_ptr_off;    // u32[n_blocks + 1]: block i owns entries [row_ptr[i], row_ptr[i + 1])
+  uint64_t lists_off;      // u32[n_blocks]: the first of its offsets; blocks may share them
+  uint64_t groups_off;     // u32[n_blocks * B / 4]: which four output channels the lanes are, every
+                           // one exactly once; kNone: unused, last
+  uint64_t offsets_off;    // i32[n_offsets]: input offsets in elements
+  uint64_t weights_off;    // [n_entries][B][4] levels or codes
+  uint64_t bias_off;       // i32[n_blocks * B]
+  uint64_t scale_off;      // f32[n_blocks * B]
+  uint64_t codebooks_off;  // u8[n_blocks * B]: 0 or 1
+  uint64_t reserved;
+};
+static_assert(sizeof(PackedInt8Header) == 128);
 
 }  // namespace edge

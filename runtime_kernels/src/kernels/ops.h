@@ -17,6 +17,7 @@ struct OpCall {
   View out;
   const RowOps& rows;
   ThreadPool* pool;
+  float fill = 0;  // what lies outside of the input: the bits of the output's `fill`
 };
 
 void RunCopy(const OpCall& call);

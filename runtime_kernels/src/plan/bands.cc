@@ -34,6 +34,7 @@ RowRange InputRows(const OpRec& op, int64_t in_h, int64_t out_h, RowRange rows) 
       read = Windows(rows, p[2], p[4], (int64_t{p[0]} - 1) * p[6] + 1);
       break;
     case OpKind::kDepthwise:
+    case OpKind::kDepthwiseInt8:
       read = Windows(rows, p[1], p[2], p[0]);
       break;
     case OpKind::kPixelShuffle:

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -16,6 +17,7 @@
 #include "kernels/conv/conv.h"
 #include "kernels/conv/schedule.h"
 #include "kernels/depthwise/depthwise.h"
+#include "kernels/int8/int8.h"
 #include "kernels/nest.h"
 #include "kernels/ops.h"
 #include "kernels/winograd/winograd.h"
@@ -28,7 +30,8 @@ namespace {
 
 using OpFunction = void (*)(const OpCall& call);
 
-// By OpKind; the ops with weights have their own signatures and are called apart.
+// By OpKind; the ops with weights and those after them have their own signatures and are called
+// apart.
 constexpr OpFunction kOpFunctions[] = {
     RunCopy,
     nullptr,
@@ -44,11 +47,9 @@ constexpr OpFunction kOpFunctions[] = {
     RunUpsampleBilinear,
     RunPixelShuffle,
     RunSoftmax,
-    nullptr,
-    nullptr,
 };
-static_assert(sizeof(kOpFunctions) / sizeof(kOpFunctions[0]) ==
-              static_cast<size_t>(OpKind::kDepthwise) + 1);
+constexpr size_t kOpFunctionCount = sizeof(kOpFunctions) / sizeof(kOpFunctions[0]);
+static_assert(kOpFunctionCount == static_cast<size_t>(OpKind::kSoftmax) + 1);
 
 // Rows of a tensor, of whose memory the first is row `base`.
 template <typename T>
@@ -63,11 +64,25 @@ BasicView<T> ViewOf(const TensorRec& t, T* memory, int64_t base, RowRange rows) 
           t.stride[2]};
 }
 
+// The elements of an int8 tensor as what they are.
+BasicView<const Quad> Quads(const ConstView& v) {
+  return {reinterpret_cast<const Quad*>(v.data), v.n, v.c, v.h, v.w, v.sn, v.sc, v.sh};
+}
+BasicView<Quad> Quads(const View& v) {
+  return {reinterpret_cast<Quad*>(v.data), v.n, v.c, v.h, v.w, v.sn, v.sc, v.sh};
+}
+
 RowRange AllRows(const TensorRec& t) { return {0, t.dims[2]}; }
 
 Epilogue EpilogueOf(const OpRec& op) {
   return {static_cast<ActKind>(op.act), op.act_param[0], op.act_param[1],
           op.residual_after_act != 0};
+}
+
+Int8Epilogue Int8EpilogueOf(const OpRec& op, const TensorRec& out, int32_t zero) {
+  return {static_cast<ActKind>(op.act), op.act_param[0], op.act_param[1],
+          op.residual_after_act != 0,   op.f[0],         op.p[1],
+          zero,                         !IsInt8(out)};
 }
 
 }  // namespace
@@ -88,6 +103,7 @@ struct Executor::Impl {
   std::unique_ptr<uint64_t[]> places;               // of every tensor: the offset in the arena
   std::unique_ptr<int64_t[]> bases;                 // and the first row in its memory
   std::vector<std::vector<PlannedConv>> schedules;  // of every op
+  std::vector<std::shared_ptr<Int8Weights>> int8;   // of every op that has any
   WinogradSpaces spaces;                            // one a thread
   std::vector<uint64_t> times;                      // of every op
   const float* const* inputs = nullptr;             // of this run
@@ -96,6 +112,7 @@ struct Executor::Impl {
 
   ~Impl() { std::free(allocation); }
   Status Allocate();
+  Status Prepare();
   View Output(uint32_t tensor, RowRange rows) const;
   ConstView Input(uint32_t tensor, RowRange rows) const;
   void RunChains(uint32_t first, uint32_t n);
@@ -107,8 +124,14 @@ struct Executor::Impl {
   void RunConv(uint32_t index, RowRange rows, const View& out);
   void RunWinograd(uint32_t index, const View& out);
   size_t Planned(uint32_t op, int64_t size, const ConvArgs& args);
+  template <typename F>
+  size_t Planned(uint32_t op, int64_t size, const F& make);
   void RunLinear(const OpRec& op, const View& out);
   void RunDepthwise(const OpRec& op, RowRange rows, const View& out);
+  bool RunInt8(uint32_t index, RowRange rows, const View& out);
+  void RunConvInt8(uint32_t index, RowRange rows, const View& out);
+  void RunLinearInt8(uint32_t index, const View& out);
+  void RunDepthwiseInt8(const OpRec& op, RowRange rows, const View& out);
 };
 
 Status Executor::Impl::Allocate() {
@@ -140,6 +163,32 @@ Status Executor::Impl::Allocate() {
 #ifdef MADV_HUGEPAGE  // a wish: systems without huge pages refuse it
   if (alignment == kHugePage) madvise(arena, static_cast<size_t>(size), MADV_HUGEPAGE);
 #endif
+  return Status::kOk;
+}
+
+// What int8 kernels need computed of their weights; parts of a chain share it.
+Status Executor::Impl::Prepare() {
+  std::map<uint64_t, std::shared_ptr<Int8Weights>> prepared;  // by data_off
+  try {
+    int8.resize(plan.header().n_ops);
+    for (uint32_t i = 0; i < plan.header().n_ops; ++i) {
+      const OpRec& op = plan.op(i);
+      const auto kind = static_cast<OpKind>(op.op);
+      if (kind != OpKind::kConvInt8 && kind != OpKind::kLinearInt8) continue;
+      std::shared_ptr<Int8Weights>& weights = prepared[op.data_off];
+      if (weights == nullptr) {
+        weights = std::make_shared<Int8Weights>();
+        PackedInt8View packed;
+        const Status status = ResolvePackedInt8(plan, op, &packed);
+        if (status != Status::kOk) return status;
+        const bool in_registers = kind == OpKind::kLinearInt8 && op.p[2] != 0;
+        if (!PrepareInt8(packed, in_registers, isa, weights.get())) return Status::kOutOfMemory;
+      }
+      int8[i] = weights;
+    }
+  } catch (const std::bad_alloc&) {
+    return Status::kOutOfMemory;
+  }
   return Status::kOk;
 }
 
@@ -186,11 +235,16 @@ void Executor::Impl::RunConv(uint32_t index, RowRange rows, const View& out) {
 
 // The place in schedules[op] of the one for this size, which is planned when first seen.
 size_t Executor::Impl::Planned(uint32_t op, int64_t size, const ConvArgs& args) {
+  return Planned(op, size, [&] { return PlanConv(args, pool->threads(), isa); });
+}
+
+template <typename F>
+size_t Executor::Impl::Planned(uint32_t op, int64_t size, const F& make) {
   std::vector<PlannedConv>& planned = schedules[op];
   for (size_t i = 0; i < planned.size(); ++i) {
     if (planned[i].size == size) return i;
   }
-  planned.push_back({size, PlanConv(args, pool->threads(), isa)});
+  planned.push_back({size, make()});
   return planned.size() - 1;
 }
 
@@ -250,6 +304,89 @@ void Executor::Impl::RunDepthwise(const OpRec& op, RowRange rows, const View& ou
   Depthwise(args, pool, isa);
 }
 
+void Executor::Impl::RunConvInt8(uint32_t index, RowRange rows, const View& out) {
+  const OpRec& op = plan.op(index);
+  const ConstView in = Input(plan.index(op.inputs_off), rows);
+  const TensorRec& t = plan.tensor(op.output);
+  Int8ConvArgs args = {};
+  args.packed = &int8[index]->packed;
+  args.epilogue = Int8EpilogueOf(op, t, op.p[0]);
+  args.in = Quads(in).data, args.in_n = in.sn, args.in_h = in.sh;
+  args.out = out.data, args.out_n = out.sn, args.out_c = out.sc, args.out_h = out.sh;
+  args.n = out.n, args.h = out.h, args.w = out.w;
+  if (op.residual != kNone) {
+    const ConstView residual = Input(op.residual, rows);
+    args.residual = Quads(residual).data;
+    args.res_n = residual.sn, args.res_c = residual.sc, args.res_h = residual.sh;
+  }
+  args.may_write_gaps = t.storage == static_cast<uint32_t>(Storage::kArena);
+  const size_t place =
+      Planned(index, out.h, [&] { return PlanConvInt8(args, pool->threads(), isa); });
+  ConvInt8(args, schedules[index][place].schedule, pool, isa);
+}
+
+void Executor::Impl::RunLinearInt8(uint32_t index, const View& out) {
+  const OpRec& op = plan.op(index);
+  const uint32_t first = plan.index(op.inputs_off);
+  const ConstView in = Input(first, AllRows(plan.tensor(first)));
+  Int8LinearArgs args = {};
+  args.packed = &int8[index]->packed;
+  args.epilogue = Int8EpilogueOf(op, plan.tensor(op.output), op.p[0]);
+  args.in = Quads(in).data, args.in_n = in.sn;
+  args.out = out.data, args.out_n = out.sn, args.out_c = out.sc;
+  args.n = out.n;
+  if (op.residual != kNone) {
+    const ConstView residual = Input(op.residual, AllRows(plan.tensor(op.residual)));
+    args.residual = Quads(residual).data;
+    args.res_n = residual.sn, args.res_c = residual.sc;
+  }
+  LinearInt8(args, pool, isa);
+}
+
+void Executor::Impl::RunDepthwiseInt8(const OpRec& op, RowRange rows, const View& out) {
+  const int32_t *p = op.p, k = p[0], stride = p[1];
+  Int8DepthwiseArgs args = {};
+  args.k = k, args.stride = stride;
+  ResolveDepthwiseInt8(plan, op, &args.weights);
+  args.epilogue = Int8EpilogueOf(op, plan.tensor(op.output), p[4]);
+  const int64_t first = rows.begin * stride - p[2];
+  args.in = Quads(Input(plan.index(op.inputs_off), {first, first + (out.h - 1) * stride + k}));
+  args.in.data -= p[3];
+  args.out = Quads(out);
+  DepthwiseInt8(args, pool, isa);
+}
+
+// False for an op that is none of int8 tensors, or moves their elements only.
+bool Executor::Impl::RunInt8(uint32_t index, RowRange rows, const View& out) {
+  const OpRec& op = plan.op(index);
+  const uint32_t id = plan.index(op.inputs_off);
+  const TensorRec& in = plan.tensor(id);
+  const auto kind = static_cast<OpKind>(op.op);
+  const int32_t* p = op.p;
+  if (kind == OpKind::kQuantize) {
+    QuantizeInt8(Input(id, rows), Quads(out), op.f[0], p[0], pool, isa);
+  } else if (kind == OpKind::kDequantize) {
+    DequantizeInt8(Quads(Input(id, rows)), out, op.f[0], p[0], pool, isa);
+  } else if (kind == OpKind::kConvInt8) {
+    RunConvInt8(index, rows, out);
+  } else if (kind == OpKind::kLinearInt8) {
+    RunLinearInt8(index, out);
+  } else if (kind == OpKind::kDepthwiseInt8) {
+    RunDepthwiseInt8(op, rows, out);
+  } else if (kind == OpKind::kMeanInt8) {
+    MeanInt8(Quads(Input(id, AllRows(in))), Quads(out), op.f[0], p[1], p[0], pool);
+  } else if (kind == OpKind::kMaxPool && IsInt8(in)) {
+    const int64_t height = plan.tensor(op.output).dims[2];
+    const RowRange read = InputRows(op, in.dims[2], height, rows);
+    const OpRec part = out.h == height ? op : OpFrom(op, rows, read.begin);
+    const RowRange all = out.h == height ? AllRows(in) : read;
+    MaxPoolInt8(Quads(Input(id, all)), Quads(out), part.p, pool, isa);
+  } else {
+    return false;
+  }
+  return true;
+}
+
 // Computes some rows of an op's output.
 void Executor::Impl::RunOp(uint32_t index, RowRange rows) {
   const OpRec& op = plan.op(index);
@@ -264,7 +401,7 @@ void Executor::Impl::RunOp(uint32_t index, RowRange rows) {
     RunLinear(op, out);
   } else if (kind == OpKind::kDepthwise) {
     RunDepthwise(op, rows, out);
-  } else {
+  } else if (!RunInt8(index, rows, out)) {
     const bool whole = out.h == t.dims[2];
     std::vector<ConstView> operands;
     int64_t first = 0;
@@ -276,9 +413,9 @@ void Executor::Impl::RunOp(uint32_t index, RowRange rows) {
       if (i == 0) first = read.begin;
     }
     const OpRec part = whole ? op : OpFrom(op, rows, first);
-    kOpFunctions[op.op]({part, operands.data(), out, *row_ops, pool});
+    kOpFunctions[op.op]({part, operands.data(), out, *row_ops, pool, FillOf(t)});
   }
-  if (t.storage == static_cast<uint32_t>(Storage::kArena)) ZeroHalo(t, out, rows.begin, pool);
+  if (t.storage == static_cast<uint32_t>(Storage::kArena)) FillHalo(t, out, rows.begin, pool);
 }
 
 // Moves the rows from `base` on of a tensor with a window, which is complete up to `end`, to the
@@ -384,7 +521,8 @@ Status Executor::Create(const Plan& plan, ThreadPool* pool, std::unique_ptr<Exec
   if (pool == nullptr || out == nullptr || plan.size() == 0) return Status::kBadArgument;
   std::unique_ptr<Executor> executor(new (std::nothrow) Executor(plan, pool));
   if (executor == nullptr || executor->impl_ == nullptr) return Status::kOutOfMemory;
-  const Status status = executor->impl_->Allocate();
+  Status status = executor->impl_->Allocate();
+  if (status == Status::kOk) status = executor->impl_->Prepare();
   if (status == Status::kOk) *out = std::move(executor);
   return status;
 }

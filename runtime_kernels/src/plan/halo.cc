@@ -1,4 +1,4 @@
-// Zeroing of halos: the border rows and columns of every plane.
+// Filling of halos: the border rows and columns of every plane.
 #include "plan/halo.h"
 
 #include <algorithm>
@@ -9,29 +9,37 @@
 namespace edge {
 namespace {
 
-void ZeroPlane(float* plane, int64_t h, int64_t w, int64_t row, int64_t top, int64_t bottom,
-               int64_t left, int64_t right) {
-  const auto zero = [plane](int64_t begin, int64_t end) {
-    std::fill(plane + begin, plane + end, 0.0f);
+void FillPlane(float* plane, float value, int64_t h, int64_t w, int64_t row, int64_t top,
+               int64_t bottom, int64_t left, int64_t right) {
+  const auto fill = [plane, value](int64_t begin, int64_t end) {
+    std::fill(plane + begin, plane + end, value);
   };
-  const auto zero_few = [plane](int64_t begin, int64_t end) {  // without a call
-    for (; begin + 4 <= end; begin += 4) std::memset(plane + begin, 0, 4 * sizeof(float));
-    for (; begin < end; ++begin) std::memset(plane + begin, 0, sizeof(float));
+  const float four[4] = {value, value, value, value};
+  const auto fill_few = [plane, &four](int64_t begin, int64_t end) {  // without a call
+    for (; begin + 4 <= end; begin += 4) std::memcpy(plane + begin, four, sizeof(four));
+    for (; begin < end; ++begin) std::memcpy(plane + begin, four, sizeof(float));
   };
-  for (int64_t y = -top; y < 0; ++y) zero(y * row - left, y * row + w + right);
+  for (int64_t y = -top; y < 0; ++y) fill(y * row - left, y * row + w + right);
   for (int64_t y = 0; y < h && left + right > 0; ++y) {
-    zero_few(y * row - left, y * row);
-    zero_few(y * row + w, y * row + w + right);
+    fill_few(y * row - left, y * row);
+    fill_few(y * row + w, y * row + w + right);
   }
-  for (int64_t y = h; y < h + bottom; ++y) zero(y * row - left, y * row + w + right);
+  for (int64_t y = h; y < h + bottom; ++y) fill(y * row - left, y * row + w + right);
 }
 
 }  // namespace
 
-void ZeroHalo(const TensorRec& t, const View& view, int64_t y, ThreadPool* pool) {
+float FillOf(const TensorRec& t) {
+  float value;
+  std::memcpy(&value, &t.fill, sizeof(value));
+  return value;
+}
+
+void FillHalo(const TensorRec& t, const View& view, int64_t y, ThreadPool* pool) {
   const int64_t top = y == 0 ? t.halo[0] : 0, bottom = y + view.h == t.dims[2] ? t.halo[1] : 0;
   const int64_t left = t.halo[2], right = t.halo[3];
   if (top + bottom + left + right == 0) return;
+  const float value = FillOf(t);
   const size_t planes = static_cast<size_t>(view.n) * static_cast<size_t>(view.c);
   const size_t border = static_cast<size_t>(top + bottom) * static_cast<size_t>(view.w) +
                         16 * static_cast<size_t>(view.h);
@@ -39,7 +47,7 @@ void ZeroHalo(const TensorRec& t, const View& view, int64_t y, ThreadPool* pool)
       planes, std::max<size_t>(1, kGrainFloats / border), [&](size_t begin, size_t end) {
         for (size_t i = begin; i < end; ++i) {
           const int64_t n = static_cast<int64_t>(i) / view.c, c = static_cast<int64_t>(i) % view.c;
-          ZeroPlane(view.Plane(n, c), view.h, view.w, view.sh, top, bottom, left, right);
+          FillPlane(view.Plane(n, c), value, view.h, view.w, view.sh, top, bottom, left, right);
         }
       });
 }

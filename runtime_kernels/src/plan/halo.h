@@ -1,4 +1,4 @@
-// Keeps the band of zeros around every channel plane.
+// Keeps the halo around every channel plane.
 #pragma once
 #include "edge/plan_format.h"
 #include "edge/thread_pool.h"
@@ -6,8 +6,11 @@
 
 namespace edge {
 
-// Zeroes the halo of `t` beside its rows [y, y + view.h), which are `view`; above them too where
+// An element of the halo of `t`, as a float of the same bits.
+float FillOf(const TensorRec& t);
+
+// Fills the halo of `t` beside its rows [y, y + view.h), which are `view`; above them too where
 // they are the first ones, and below where they are the last. Touches no element of the tensor.
-void ZeroHalo(const TensorRec& t, const View& view, int64_t y, ThreadPool* pool);
+void FillHalo(const TensorRec& t, const View& view, int64_t y, ThreadPool* pool);
 
 }  // namespace edge

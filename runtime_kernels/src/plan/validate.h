@@ -4,6 +4,7 @@
 
 #include "edge/plan.h"
 #include "kernels/conv/conv.h"
+#include "kernels/int8/int8.h"
 #include "plan/bands.h"
 
 namespace edge {
@@ -35,12 +36,20 @@ Status ValidateWinograd(const Plan& plan, const OpRec& op, double* work);
 // kDepthwise: the same.
 Status ValidateDepthwise(const Plan& plan, const OpRec& op, double* work);
 
+// kConvInt8 and kLinearInt8: the same.
+Status ValidatePackedInt8(const Plan& plan, const OpRec& op, RowRange span, double* work);
+
+// kDepthwiseInt8: the same.
+Status ValidateDepthwiseInt8(const Plan& plan, const OpRec& op, double* work);
+
 // The weights of a kDepthwise, with room for all its channels.
 Status ResolveDepthwise(const Plan& plan, const OpRec& op, const float** out);
+Status ResolveDepthwiseInt8(const Plan& plan, const OpRec& op, const uint8_t** out);
 
 // The packed weights of a kConv, kLinear or kWinograd; the offsets inside of the blob are checked,
 // what they point to is not.
 Status ResolvePacked(const Plan& plan, const OpRec& op, PackedView* out);
+Status ResolvePackedInt8(const Plan& plan, const OpRec& op, PackedInt8View* out);
 
 // Multiply-adds (or comparable steps) of one run of a valid plan.
 double PlanWork(const Plan& plan);
@@ -49,6 +58,13 @@ inline bool SameDims(const TensorRec& a, const TensorRec& b) {
   return a.dims[0] == b.dims[0] && a.dims[1] == b.dims[1] && a.dims[2] == b.dims[2] &&
          a.dims[3] == b.dims[3];
 }
+
+inline bool IsInt8(const TensorRec& t) {
+  return t.type == static_cast<uint32_t>(ElementType::kInt8x4);
+}
+
+// How many groups of four it takes.
+inline int32_t InFours(int32_t channels) { return (channels + 3) / 4; }
 
 inline double Elements(const TensorRec& t) {
   return static_cast<double>(t.dims[0]) * t.dims[1] * t.dims[2] * t.dims[3];

@@ -16,8 +16,12 @@ bool CanChain(const OpRec& op) {
     case OpKind::kUnary:
     case OpKind::kAdd:
     case OpKind::kMul:
+    case OpKind::kQuantize:
+    case OpKind::kDequantize:
+    case OpKind::kConvInt8:
       return true;
     case OpKind::kDepthwise:
+    case OpKind::kDepthwiseInt8:
       return op.p[0] >= 1 && op.p[1] >= 1;
     case OpKind::kCopy:
       return op.p[0] >= 1;
@@ -128,7 +132,7 @@ class ChainCheck {
   bool SamePlace(uint32_t mine, uint32_t other) const {
     const TensorRec &a = plan_.tensor(mine), &b = plan_.tensor(other);
     if (a.window == 0 || b.window == 0) return mine == other;
-    return SameDims(a, b) && a.window == b.window && std::equal(a.halo, a.halo + 4, b.halo) &&
+    return SameDims(a, b) && a.type == b.type && a.fill == b.fill && a.window == b.window && std::equal(a.halo, a.halo + 4, b.halo) &&
            std::equal(a.stride, a.stride + 3, b.stride) && state_[mine].chain == id_ &&
            state_[other].chain == id_ - 1 && state_[mine].op == state_[other].op;
   }
@@ -158,7 +162,8 @@ class ChainCheck {
       return false;
     if (op.residual != kNone && !Holds(op.residual, rows)) return false;
     const uint32_t first = plan_.index(op.inputs_off);
-    if (static_cast<OpKind>(op.op) == OpKind::kConv) {
+    const auto kind = static_cast<OpKind>(op.op);
+    if (kind == OpKind::kConv || kind == OpKind::kConvInt8) {
       if (plan_.tensor(first).window == 0) return !IsShared(first);
       // Which rows the entries read is not said; where they read is checked with them.
       const int64_t base = state_[first].base;
@@ -170,7 +175,8 @@ class ChainCheck {
       return state_[first].begun;
     }
     // The padding above is read too.
-    if (static_cast<OpKind>(op.op) == OpKind::kDepthwise && plan_.tensor(first).window != 0 &&
+    const bool depthwise = kind == OpKind::kDepthwise || kind == OpKind::kDepthwiseInt8;
+    if (depthwise && plan_.tensor(first).window != 0 &&
         rows.begin * op.p[1] - op.p[2] < state_[first].base)
       return false;
     for (uint32_t k = 0; k < op.n_inputs; ++k) {

@@ -154,42 +154,88 @@ Status CheckDepthwise(const Operands& o, double* work) {
   return ValidateDepthwise(o.plan, o.op, work);
 }
 
+bool IsLevel(int32_t x) { return Within(x, -128, 127); }
+
+Status CheckQuantize(const Operands& o, double* work) {
+  const bool to = static_cast<OpKind>(o.op.op) == OpKind::kQuantize;
+  const TensorRec &real = to ? o.in : o.out, &level = to ? o.out : o.in;
+  TensorRec dims = real;
+  dims.dims[1] = InFours(real.dims[1]);
+  *work += Elements(real);
+  return Require(IsInt8(level) && !IsInt8(real) && SameDims(dims, level) && IsLevel(o.op.p[0]) &&
+                 std::isfinite(o.op.f[0]));
+}
+
+Status CheckPackedInt8(const Operands& o, double* work) {
+  const int32_t* p = o.op.p;
+  if (!IsInt8(o.in) || !IsLevel(p[0]) || !IsLevel(p[1]) || !Within(p[2], 0, 1) ||
+      !std::isfinite(o.op.f[0]))
+    return Status::kBadValue;
+  return ValidatePackedInt8(o.plan, o.op, o.span, work);
+}
+
+Status CheckDepthwiseInt8(const Operands& o, double* work) {
+  const int32_t* p = o.op.p;
+  const bool params = (p[0] == 3 || p[0] == 5) && Within(p[1], 1, 2) && Within(p[2], 0, p[0]) &&
+                      Within(p[3], 0, p[0]) && IsLevel(p[4]);
+  if (!params || !SameBatchAndChannels(o) || !IsInt8(o.in) || !IsInt8(o.out))
+    return Status::kBadValue;
+  return ValidateDepthwiseInt8(o.plan, o.op, work);
+}
+
+Status CheckMeanInt8(const Operands& o, double* work) {
+  *work += Elements(o.in);
+  return Require(SameBatchAndChannels(o) && o.out.dims[2] == 1 && o.out.dims[3] == 1 &&
+                 IsInt8(o.in) && IsInt8(o.out) && IsLevel(o.op.p[0]) && IsLevel(o.op.p[1]) &&
+                 std::isfinite(o.op.f[0]));
+}
+
 // It is added element by element, so it may be overwritten in place.
 Status CheckResidual(const Operands& o) {
   if (o.op.residual == kNone) return Status::kOk;
   const TensorRec& residual = o.plan.tensor(o.op.residual);
-  return Require(SameDims(residual, o.out) && o.op.residual_after_act <= 1 &&
+  TensorRec dims = o.out;
+  if (IsInt8(residual) && !IsInt8(o.out)) dims.dims[1] = InFours(o.out.dims[1]);
+  return Require(SameDims(residual, dims) && o.op.residual_after_act <= 1 &&
                  (SameView(residual, o.out) || Disjoint(ElementsOf(residual), ElementsOf(o.out))));
 }
+
 
 struct Rule {
   uint32_t min_inputs, max_inputs;
   bool activates;  // act means something
   bool may_be_in_place;
-  bool adds;  // a residual, if there is one
+  bool adds;   // a residual, if there is one
+  enum { kFloat, kAny, kInt8 } types;  // of tensors: float32; any, but all the same; its own rule
   Status (*check)(const Operands& operands, double* work);
 };
 
 constexpr Rule kRules[] = {
-    {1, 1, false, false, false, CheckCopy},
-    {1, 1, true, false, true, CheckPacked},
-    {1, 1, true, false, true, CheckPacked},
-    {1, 1, true, true, false, CheckSameDims},   // kUnary
-    {2, 2, true, true, false, CheckBroadcast},  // kAdd
-    {2, 2, true, true, false, CheckBroadcast},  // kMul
-    {1, kMaxOperands, false, false, false, CheckConcat},
-    {1, 1, false, false, false, CheckMaxPool},
-    {1, 1, false, false, false, CheckAvgPool},
-    {1, 1, false, false, false, CheckAdaptiveAvgPool},
-    {1, 1, false, false, false, CheckUpsample},
-    {1, 1, false, false, false, CheckUpsample},
-    {1, 1, false, false, false, CheckPixelShuffle},
-    {1, 1, false, false, false, CheckSameDims},  // kSoftmax
-    {1, 1, true, false, true, CheckWinograd},
-    {1, 1, true, false, false, CheckDepthwise},
+    {1, 1, false, false, false, Rule::kAny, CheckCopy},
+    {1, 1, true, false, true, Rule::kFloat, CheckPacked},
+    {1, 1, true, false, true, Rule::kFloat, CheckPacked},
+    {1, 1, true, true, false, Rule::kFloat, CheckSameDims},   // kUnary
+    {2, 2, true, true, false, Rule::kFloat, CheckBroadcast},  // kAdd
+    {2, 2, true, true, false, Rule::kFloat, CheckBroadcast},  // kMul
+    {1, kMaxOperands, false, false, false, Rule::kAny, CheckConcat},
+    {1, 1, false, false, false, Rule::kAny, CheckMaxPool},
+    {1, 1, false, false, false, Rule::kFloat, CheckAvgPool},
+    {1, 1, false, false, false, Rule::kFloat, CheckAdaptiveAvgPool},
+    {1, 1, false, false, false, Rule::kAny, CheckUpsample},
+    {1, 1, false, false, false, Rule::kFloat, CheckUpsample},
+    {1, 1, false, false, false, Rule::kFloat, CheckPixelShuffle},
+    {1, 1, false, false, false, Rule::kFloat, CheckSameDims},  // kSoftmax
+    {1, 1, true, false, true, Rule::kFloat, CheckWinograd},
+    {1, 1, true, false, false, Rule::kFloat, CheckDepthwise},
+    {1, 1, false, false, false, Rule::kInt8, CheckQuantize},
+    {1, 1, false, false, false, Rule::kInt8, CheckQuantize},  // kDequantize
+    {1, 1, true, false, true, Rule::kInt8, CheckPackedInt8},
+    {1, 1, true, false, true, Rule::kInt8, CheckPackedInt8},  // kLinearInt8
+    {1, 1, true, false, false, Rule::kInt8, CheckDepthwiseInt8},
+    {1, 1, false, false, false, Rule::kInt8, CheckMeanInt8},
 };
 constexpr uint32_t kRuleCount = sizeof(kRules) / sizeof(kRules[0]);
-static_assert(kRuleCount == static_cast<uint32_t>(OpKind::kDepthwise) + 1);
+static_assert(kRuleCount == static_cast<uint32_t>(OpKind::kMeanInt8) + 1);
 
 bool ActivationIsSane(const OpRec& op, bool activates) {
   const float lo = op.act_param[0], hi = op.act_param[1];
@@ -197,6 +243,18 @@ bool ActivationIsSane(const OpRec& op, bool activates) {
   if (!activates || op.act > static_cast<uint32_t>(ActKind::kSilu)) return false;
   if (op.act == static_cast<uint32_t>(ActKind::kClamp)) return lo <= hi;  // false for NaN
   return op.act != static_cast<uint32_t>(ActKind::kLeakyRelu) || std::isfinite(lo);
+}
+
+bool TypesFit(const Operands& o, const Rule& rule) {
+  if (o.op.residual != kNone && IsInt8(o.plan.tensor(o.op.residual)) != (rule.types == Rule::kInt8))
+    return false;
+  if (rule.types == Rule::kInt8) {
+    return o.op.act <= static_cast<uint32_t>(ActKind::kLeakyRelu);
+  }
+  for (uint32_t i = 0; i < o.op.n_inputs; ++i) {
+    if (o.input(i).type != o.out.type) return false;
+  }
+  return rule.types == Rule::kAny || !IsInt8(o.out);
 }
 
 Status CheckMemory(const Operands& o, bool may_be_in_place) {
@@ -235,6 +293,7 @@ Status ValidateOp(const Plan& plan, const OpRec& op, RowRange span, double* work
   if (op.residual != kNone && !rule.adds) return Status::kBadValue;
   const Operands operands = {plan, op, plan.tensor(plan.index(op.inputs_off)),
                              plan.tensor(op.output), span};
+  if (!TypesFit(operands, rule)) return Status::kBadValue;
   Status status = CheckMemory(operands, rule.may_be_in_place);
   if (status == Status::kOk) status = CheckResidual(operands);
   if (status != Status::kOk) return status;

@@ -1,5 +1,6 @@
-// The weights of kConv, kLinear, kWinograd and kDepthwise, and everything that they read.
+// The weights of convolutions and linear layers, and everything that they read.
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <new>
 
@@ -12,15 +13,16 @@
 namespace edge {
 namespace {
 
-template <typename T>
+template <class Header, typename T>
 bool Resolve(const uint8_t* blob, uint64_t size, uint64_t offset, uint64_t count, const T** out) {
-  if (offset < sizeof(PackedHeader) || offset > size || offset % 64 != 0) return false;
+  if (offset < sizeof(Header) || offset > size || offset % 64 != 0) return false;
   if (count > (size - offset) / sizeof(T)) return false;
   *out = reinterpret_cast<const T*>(blob + offset);
   return true;
 }
 
-Status CheckRows(const PackedView& packed) {
+template <class Packed>
+Status CheckRows(const Packed& packed) {
   if (packed.row_ptr[0] != 0 || packed.row_ptr[packed.n_blocks] != packed.n_entries)
     return Status::kBadValue;
   for (uint32_t i = 0; i < packed.n_blocks; ++i) {
@@ -29,21 +31,21 @@ Status CheckRows(const PackedView& packed) {
   return Status::kOk;
 }
 
-// Every output channel belongs to exactly one lane; the unused lanes of a block come last.
-Status CheckFilters(const PackedView& packed) {
-  const uint64_t lanes = uint64_t{packed.n_blocks} * packed.block;
-  std::unique_ptr<bool[]> seen(new (std::nothrow) bool[packed.n_filters]());
+// Every one of `count` belongs to exactly one of n_blocks * block lanes; the unused lanes of a block
+// come last.
+Status CheckEachOnce(const uint32_t* lane_of, uint32_t n_blocks, uint32_t block, uint32_t count) {
+  std::unique_ptr<bool[]> seen(new (std::nothrow) bool[count]());
   if (seen == nullptr) return Status::kOutOfMemory;
   uint32_t used = 0;
-  for (uint64_t i = 0; i < lanes; ++i) {
-    const uint32_t filter = packed.filters[i];
-    if (filter == kNone) continue;
-    if (filter >= packed.n_filters || seen[filter]) return Status::kBadValue;
-    if (i % packed.block != 0 && packed.filters[i - 1] == kNone) return Status::kBadValue;
-    seen[filter] = true;
+  for (uint64_t i = 0; i < uint64_t{n_blocks} * block; ++i) {
+    const uint32_t one = lane_of[i];
+    if (one == kNone) continue;
+    if (one >= count || seen[one]) return Status::kBadValue;
+    if (i % block != 0 && lane_of[i - 1] == kNone) return Status::kBadValue;
+    seen[one] = true;
     ++used;
   }
-  return used == packed.n_filters ? Status::kOk : Status::kBadValue;
+  return used == count ? Status::kOk : Status::kBadValue;
 }
 
 // What the entries read of every image: offsets from [low, high] for every output pixel, the rows
@@ -79,11 +81,41 @@ Status CheckData(const Plan& plan, const OpRec& op) {
   return inside ? Status::kOk : Status::kBadOffset;
 }
 
+// That a depthwise convolution reads the input and its halo only.
+Status DepthwiseFits(const Plan& plan, const OpRec& op, double* work) {
+  const TensorRec& in = plan.tensor(plan.index(op.inputs_off));
+  const TensorRec& out = plan.tensor(op.output);
+  const int64_t k = op.p[0], stride = op.p[1], top = op.p[2], left = op.p[3];
+  const bool inside = top <= in.halo[0] && left <= in.halo[2] &&
+                      (out.dims[2] - 1) * stride - top + k <= in.dims[2] + in.halo[1] &&
+                      (out.dims[3] - 1) * stride - left + k <= in.dims[3] + in.halo[3];
+  if (in.storage != static_cast<uint32_t>(Storage::kArena) || !inside) return Status::kBadValue;
+  *work += Elements(out) * static_cast<double>(k * k);
+  return Status::kOk;
+}
+
+// That lists lie among the offsets, scales are finite and no level is -128 (of which AVX2 has no
+// negative).
+bool SoundLevels(const PackedInt8View& p) {
+  for (uint32_t i = 0; i < p.n_blocks; ++i) {
+    if (uint64_t{p.lists[i]} + (p.row_ptr[i + 1] - p.row_ptr[i]) > p.n_offsets) return false;
+  }
+  const uint64_t lanes = uint64_t{p.n_blocks} * p.block;
+  if (!std::all_of(p.scale, p.scale + lanes, [](float x) { return std::isfinite(x); })) return false;
+  if (p.bits == 4) {
+    return std::all_of(p.codebooks, p.codebooks + lanes, [](uint8_t x) { return x < 2; }) &&
+           std::find(p.tables, p.tables + 32, -128) == p.tables + 32;
+  }
+  const uint8_t* end = p.weights + uint64_t{p.n_entries} * p.block * 4;
+  return std::find(p.weights, end, 0x80) == end;
+}
+
 // ResolvePacked, and that the lists are in order.
 Status SoundPacked(const Plan& plan, const OpRec& op, PackedView* packed) {
   Status status = ResolvePacked(plan, op, packed);
   if (status == Status::kOk) status = CheckRows(*packed);
-  if (status == Status::kOk) status = CheckFilters(*packed);
+  if (status == Status::kOk)
+    status = CheckEachOnce(packed->filters, packed->n_blocks, packed->block, packed->n_filters);
   return status;
 }
 
@@ -102,11 +134,11 @@ Status ResolvePacked(const Plan& plan, const OpRec& op, PackedView* out) {
   PackedView view = {h.block, h.n_blocks, h.n_entries, h.n_filters, nullptr,
                      nullptr, nullptr,    nullptr,     nullptr};
   const bool fits =
-      Resolve(blob, op.data_size, h.row_ptr_off, uint64_t{h.n_blocks} + 1, &view.row_ptr) &&
-      Resolve(blob, op.data_size, h.filters_off, lanes, &view.filters) &&
-      Resolve(blob, op.data_size, h.offsets_off, h.n_entries, &view.offsets) &&
-      Resolve(blob, op.data_size, h.weights_off, uint64_t{h.n_entries} * h.block, &view.weights) &&
-      Resolve(blob, op.data_size, h.bias_off, lanes, &view.bias);
+      Resolve<PackedHeader>(blob, op.data_size, h.row_ptr_off, uint64_t{h.n_blocks} + 1, &view.row_ptr) &&
+      Resolve<PackedHeader>(blob, op.data_size, h.filters_off, lanes, &view.filters) &&
+      Resolve<PackedHeader>(blob, op.data_size, h.offsets_off, h.n_entries, &view.offsets) &&
+      Resolve<PackedHeader>(blob, op.data_size, h.weights_off, uint64_t{h.n_entries} * h.block, &view.weights) &&
+      Resolve<PackedHeader>(blob, op.data_size, h.bias_off, lanes, &view.bias);
   if (!fits) return Status::kBadOffset;
   *out = view;
   return Status::kOk;
@@ -168,17 +200,93 @@ Status ResolveDepthwise(const Plan& plan, const OpRec& op, const float** out) {
   return Status::kOk;
 }
 
-Status ValidateDepthwise(const Plan& plan, const OpRec& op, double* work) {
+Status ResolveDepthwiseInt8(const Plan& plan, const OpRec& op, const uint8_t** out) {
+  const Status status = CheckData(plan, op);
+  if (status != Status::kOk) return status;
+  const int64_t bytes = plan.tensor(op.output).dims[1] * DepthwiseInt8Weights(op.p[0]);
+  if (op.data_size != static_cast<uint64_t>(bytes)) return Status::kBadOffset;
+  *out = plan.data() + op.data_off;
+  return Status::kOk;
+}
+
+Status ResolvePackedInt8(const Plan& plan, const OpRec& op, PackedInt8View* out) {
+  const Status status = CheckData(plan, op);
+  if (status != Status::kOk) return status;
+  if (op.data_size < sizeof(PackedInt8Header)) return Status::kBadOffset;
+  const uint8_t* blob = plan.data() + op.data_off;
+  const PackedInt8Header& h = *reinterpret_cast<const PackedInt8Header*>(blob);
+  if ((h.block != 4 && h.block != 8) || (h.bits != 4 && h.bits != 8)) return Status::kBadValue;
+  if (h.n_blocks < 1 || h.n_filters < 1 || h.n_filters > kMaxDim) return Status::kBadValue;
+  const uint64_t lanes = uint64_t{h.n_blocks} * h.block, size = op.data_size;
+  PackedInt8View view = {};
+  view.block = h.block, view.n_blocks = h.n_blocks, view.n_filters = h.n_filters;
+  view.n_offsets = h.n_offsets, view.n_entries = h.n_entries, view.bits = h.bits;
+  view.tables = h.tables[0];
+  const auto resolve = [&](uint64_t offset, uint64_t count, auto* to) {
+    return Resolve<PackedInt8Header>(blob, size, offset, count, to);
+  };
+  const bool fits =
+      resolve(h.row_ptr_off, uint64_t{h.n_blocks} + 1, &view.row_ptr) &&
+      resolve(h.lists_off, h.n_blocks, &view.lists) &&
+      resolve(h.groups_off, lanes / 4, &view.groups) &&
+      resolve(h.offsets_off, h.n_offsets, &view.offsets) &&
+      resolve(h.weights_off, uint64_t{h.n_entries} * h.block * h.bits / 2, &view.weights) &&
+      resolve(h.bias_off, lanes, &view.bias) && resolve(h.scale_off, lanes, &view.scale) &&
+      resolve(h.codebooks_off, lanes, &view.codebooks);
+  if (!fits) return Status::kBadOffset;
+  *out = view;
+  return Status::kOk;
+}
+
+Status ValidatePackedInt8(const Plan& plan, const OpRec& op, RowRange span, double* work) {
+  PackedInt8View packed;
+  Status status = ResolvePackedInt8(plan, op, &packed);
+  if (status == Status::kOk) status = CheckRows(packed);
+  const auto groups = static_cast<uint32_t>(InFours(static_cast<int32_t>(packed.n_filters)));
+  if (status == Status::kOk)
+    status = CheckEachOnce(packed.groups, packed.n_blocks, packed.block / 4, groups);
+  if (status == Status::kOk && !SoundLevels(packed)) status = Status::kBadValue;
+  if (status != Status::kOk) return status;
   const TensorRec& in = plan.tensor(plan.index(op.inputs_off));
   const TensorRec& out = plan.tensor(op.output);
-  const int64_t k = op.p[0], stride = op.p[1], top = op.p[2], left = op.p[3];
-  const bool inside = top <= in.halo[0] && left <= in.halo[2] &&
-                      (out.dims[2] - 1) * stride - top + k <= in.dims[2] + in.halo[1] &&
-                      (out.dims[3] - 1) * stride - left + k <= in.dims[3] + in.halo[3];
-  if (in.storage != static_cast<uint32_t>(Storage::kArena) || !inside) return Status::kBadValue;
-  *work += Elements(out) * static_cast<double>(k * k);
+  const uint32_t channels = IsInt8(out) ? groups : packed.n_filters;
+  if (out.dims[0] != in.dims[0] || static_cast<uint32_t>(out.dims[1]) != channels)
+    return Status::kBadValue;
+  const bool is_conv = static_cast<OpKind>(op.op) == OpKind::kConvInt8;
+  if (!is_conv && (out.dims[2] != 1 || out.dims[3] != 1 || packed.block != 8))
+    return Status::kBadValue;
+  *work += out.dims[0] * Pixels(in, out) * packed.block *
+           (static_cast<double>(packed.n_entries) + packed.n_blocks);
+  if (packed.n_offsets == 0) return CheckConvReads(plan, in, ElementsOf(in));
+  const auto [low, high] = std::minmax_element(packed.offsets, packed.offsets + packed.n_offsets);
+  const Range reads = ReadsOf(in, out, span, *low, *high);
+  if (is_conv) {
+    *work += (static_cast<double>(*high) - *low) / 16;  // lines that the schedule looks at
+    status = CheckConvReads(plan, in, reads);
+    if (status != Status::kOk) return status;
+  } else {
+    if (*low < 0 || *high >= ImageSpan(Stored(in))) return Status::kBadOffset;
+  }
+  return Disjoint(reads, ElementsOf(out)) ? Status::kOk : Status::kBadValue;
+}
+
+Status ValidateDepthwiseInt8(const Plan& plan, const OpRec& op, double* work) {
+  const uint8_t* weights = nullptr;
+  const Status status = ResolveDepthwiseInt8(plan, op, &weights);
+  if (status != Status::kOk) return status;
+  for (int64_t i = 0; i < plan.tensor(op.output).dims[1]; ++i) {
+    const auto* scale = reinterpret_cast<const float*>(weights + 16);
+    if (!std::all_of(scale, scale + 4, [](float x) { return std::isfinite(x); }))
+      return Status::kBadValue;
+    weights += DepthwiseInt8Weights(op.p[0]);
+  }
+  return DepthwiseFits(plan, op, work);
+}
+
+Status ValidateDepthwise(const Plan& plan, const OpRec& op, double* work) {
   const float* weights = nullptr;
-  return ResolveDepthwise(plan, op, &weights);
+  const Status status = ResolveDepthwise(plan, op, &weights);
+  return status == Status::kOk ? DepthwiseFits(plan, op, work) : status;
 }
 
 }  // namespace edge

@@ -50,6 +50,8 @@ Status ValidateTensor(const Plan& plan, const TensorRec& t) {
     if (stride < 0 || stride > kMaxElements) return Status::kBadValue;
   }
   const bool in_arena = t.storage == static_cast<uint32_t>(Storage::kArena);
+  if (t.type > static_cast<uint32_t>(ElementType::kInt8x4)) return Status::kBadValue;
+  if (IsInt8(t) ? !in_arena : t.fill != 0) return Status::kBadValue;
   for (int32_t halo : t.halo) {
     if (halo < 0 || halo > kMaxHalo || (halo != 0 && !in_arena)) return Status::kBadValue;
   }

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from edgectl.compress.codebooks import codebook
 from edgectl.compress.layers import assign, check_weight, prunable_layers, swap_filters, trained_weight
-from edgectl.compress.quantizers import SP2_ROWS, Quantised, ScalePer, codebook, fit_scales, project, row_schemes
+from edgectl.compress.quantizers import SP2_ROWS, Quantised, ScalePer, fit_scales, project, row_schemes
 from edgectl.errors import UserError
 
 

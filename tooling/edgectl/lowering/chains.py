@@ -29,7 +29,10 @@ _PARTS = (4, 2)  # that may run at the same time
 _AGAIN = 0.05  # of the work may be done twice for that
 _SMALL = 64 * 1024  # bytes of a map that stays in the cache anyway
 
-_ROW_BY_ROW = frozenset((OpKind.CONV, OpKind.UNARY, OpKind.ADD, OpKind.MUL, OpKind.CONCAT))
+_ROW_BY_ROW = frozenset(
+    (OpKind.CONV, OpKind.UNARY, OpKind.ADD, OpKind.MUL, OpKind.CONCAT, OpKind.CONV_INT8, OpKind.QUANTIZE, OpKind.DEQUANTIZE)
+)
+_WINDOWED = frozenset((OpKind.COPY, OpKind.MAX_POOL, OpKind.DEPTHWISE, OpKind.DEPTHWISE_INT8))
 
 
 def plan_chains(ops: Sequence[Op]) -> tuple[list[Op], list[Chain]]:
@@ -97,19 +100,19 @@ def _can_chain(op: Op) -> bool:
         return op.p[0] == 1
     if op.kind is OpKind.PIXEL_SHUFFLE:
         return op.p[1] == 0
-    return op.kind in _ROW_BY_ROW or op.kind in (OpKind.COPY, OpKind.MAX_POOL, OpKind.DEPTHWISE)
+    return op.kind in _ROW_BY_ROW or op.kind in _WINDOWED
 
 
 def _rows_read(op: Op, tensor: Tensor, begin: int, end: int) -> tuple[int, int]:
     """The rows of one of its operands that an operation reads for rows [begin, end) of its output, padding included."""
     height = op.output.dims[2]
     match op.kind:
-        case OpKind.CONV if tensor is not op.residual:
+        case OpKind.CONV | OpKind.CONV_INT8 if tensor is not op.residual:
             return begin + op.reach[0], end + op.reach[1]
         case OpKind.COPY:
             factor, pad, _ = op.p
             return begin * factor - pad, end * factor - pad
-        case OpKind.DEPTHWISE:
+        case OpKind.DEPTHWISE | OpKind.DEPTHWISE_INT8:
             kernel, stride, pad = op.p[:3]
             return begin * stride - pad, (end - 1) * stride - pad + kernel
         case OpKind.MAX_POOL:

@@ -53,7 +53,7 @@ class Quant:
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """A quantised weight: weight[f] = scales[f] * levels[f], filters first (`Conv.filters_first`, `Linear.weight`)."""
+    """A quantised weight, of the weight's shape: weight = levels * scales, one scale a filter."""
 
     levels: LevelArray
     scales: FloatArray

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from edgectl.lowering import depthwise, ir, winograd
+from edgectl.lowering import depthwise, int8, ir, winograd
 from edgectl.lowering.chains import plan_chains
 from edgectl.lowering.geometry import Geometry, geometry, is_point
+from edgectl.lowering.integer import is_integer
 from edgectl.lowering.pack import Packed, Taps, pack, recognise
 from edgectl.lowering.plan import (
     Buffer,
@@ -41,8 +43,8 @@ _NO_HALO: Dims = (0, 0, 0, 0)
 class LayerRecord:
     """What lowering did with one layer; see edgectl.artifact.Layer.
 
-    Of layers with weights: `method` is `direct`, `depthwise`, `linear`, or Winograd's with its tile; `bands` how many bands of
-    rows it runs in; `stored`, `order` and `costs` are those of edgectl.lowering.pack.Packed.
+    Of layers with weights: `method` is `direct`, `depthwise`, `linear`, or Winograd's with its tile, in int8 where it says so;
+    `bands` how many bands of rows it runs in; `stored`, `order`, `costs` and `bits` are those of edgectl.lowering.pack.Packed.
     """
 
     name: str
@@ -62,6 +64,7 @@ class LayerRecord:
     stored: int = 0
     order: str = ""
     costs: dict[int, float] = field(default_factory=dict)
+    bits: int = 32
 
 
 def lower(graph: ir.Graph, cpu: Cpu) -> tuple[bytes, list[LayerRecord]]:
@@ -91,8 +94,8 @@ class _Lowering:
         self.tensors: dict[ir.Value, Tensor] = {}
         self.copies: dict[tuple[ir.Value, object], Tensor] = {}
         convs = [node for node in graph.nodes if isinstance(node, ir.Conv) and not is_point(node)]
-        self.tilings = {node: tiling for node in convs if (tiling := winograd.choose(node, cpu))}
-        self.depthwise = {node for node in convs if node not in self.tilings and depthwise.suits(node)}
+        self.tilings = {node: tiling for node in convs if not is_integer(node) and (tiling := winograd.choose(node, cpu))}
+        self.depthwise = {node for node in convs if node not in self.tilings and depthwise.suits(node) and _alike(node)}
         others = [node for node in convs if node not in self.tilings and node not in self.depthwise]
         self.geometries = {node: geometry(node) for node in others}
         self.halos: dict[ir.Value, Dims] = {}
@@ -126,7 +129,8 @@ class _Lowering:
                 continue
             channel = 0
             for value in node.inputs:
-                if value in made and value not in self.parts and value not in self.graph.outputs:
+                aligned = value.quant is None or channel % 4 == 0
+                if value in made and value not in self.parts and value not in self.graph.outputs and aligned:
                     self.parts[value] = (node.output, channel)
                     self._need_halo(node.output, self.halos.get(value, _NO_HALO))
                 channel += value.shape[1]
@@ -140,8 +144,10 @@ class _Lowering:
         if size[1] <= _NARROW:
             self.gaps[size] = max(self.gaps.get(size, 0), gap)
 
-    def _arena(self, dims: Dims, halo: Dims = _NO_HALO, *, row: int | None = None, gap: bool = False) -> Tensor:
-        """A fresh arena tensor. `gap`: its rows take the common stride of maps of this size."""
+    def _arena(
+        self, dims: Dims, halo: Dims = _NO_HALO, *, row: int | None = None, gap: bool = False, fill: int | None = None
+    ) -> Tensor:
+        """A fresh arena tensor. `gap`: its rows take the common stride of maps of this size. `fill`: of an int8 one."""
         n, c, h, w = dims
         top, bottom, left, right = halo
         if row is None:
@@ -151,23 +157,25 @@ class _Lowering:
             plane = (max(plane, (h + top) * row) + 15) // 16 * 16
             plane += 16 * (plane % 1024 == 0)  # planes a multiple of 4 KiB apart would share cache sets
         start = top * row + left
-        return Tensor(Storage.ARENA, dims, (c * plane, plane, row), halo, buffer=Buffer(4 * n * c * plane), start=start)
+        buffer = Buffer(4 * n * c * plane)
+        return Tensor(Storage.ARENA, dims, (c * plane, plane, row), halo, buffer=buffer, start=start, fill=fill)
 
     def _result(self, value: ir.Value, dims: Dims | None = None) -> Tensor:
         """Where a node writes `value`: the output itself when nobody else reads it, a part of what it is concatenated to,
         or the arena.
         """
         places = [i for i, output in enumerate(self.graph.outputs) if output is value]
+        fill = None if value.quant is None else int8.fill(value.quant)
         if places and self.uses[value] == 1:
             made = reshaped(self.outputs[places[0]], dims or four_dims(value.shape))
             self.outputs[places[0]] = made
         elif value in self.parts and dims is None:
             whole, channel = self.parts[value]
-            made = (self.tensors.get(whole) or self._result(whole)).channels(channel, value.shape[1])
+            made = _channels(self.tensors.get(whole) or self._result(whole), value, channel)
         elif dims is None and len(value.shape) == 4:
-            made = self._arena(four_dims(value.shape), self.halos.get(value, _NO_HALO), gap=True)
+            made = self._arena(_dims(value), self.halos.get(value, _NO_HALO), gap=True, fill=fill)
         else:
-            made = self._arena(dims or four_dims(value.shape))
+            made = self._arena(dims or _dims(value), fill=fill)
         self.tensors[value] = made
         return made
 
@@ -185,14 +193,14 @@ class _Lowering:
         if not home.is_dense:
             key = (value, "dense")
             if key not in self.copies:
-                self.copies[key] = self._copy(home, self._arena(home.dims), name)
+                self.copies[key] = self._copy(home, self._arena(home.dims, fill=home.fill), name)
             home = self.copies[key]
         return reshaped(home, dims)
 
     def _image(self, value: ir.Value, name: str) -> Tensor:
         """`value` as (n, c, h, w), wherever it lies."""
         home = self._home(value, name)
-        dims = four_dims(value.shape)
+        dims = _dims(value)
         return home if home.dims == dims else self._dense(value, dims, name)
 
     def _haloed(self, value: ir.Value, halo: Dims, name: str) -> Tensor:
@@ -202,7 +210,7 @@ class _Lowering:
             return home
         key = (value, "halo")
         if key not in self.copies:
-            target = self._arena(home.dims, self.halos.get(value, halo), gap=True)
+            target = self._arena(home.dims, self.halos.get(value, halo), gap=True, fill=home.fill)
             self.copies[key] = self._copy(home, target, name)
         return self.copies[key]
 
@@ -229,7 +237,7 @@ class _Lowering:
         """Appends the operations of one node."""
         match node:
             case ir.View():
-                self.tensors[node.output] = self._dense(node.inputs[0], four_dims(node.output.shape), node.name)
+                self.tensors[node.output] = self._dense(node.inputs[0], _dims(node.output), node.name)
                 return
             case ir.Conv():
                 self._conv(node)
@@ -247,6 +255,10 @@ class _Lowering:
                 self._along_axis(node)
             case ir.Pool():
                 self._pool(node)
+            case ir.Quantize() | ir.Dequantize():
+                self._convert(node)
+            case ir.AdaptiveAvgPool() if node.inputs[0].quant is not None:
+                self._mean_int8(node, node.inputs[0].quant)
             case ir.AdaptiveAvgPool():
                 n, c = node.inputs[0].shape[:2]
                 out = node.output.shape
@@ -281,7 +293,13 @@ class _Lowering:
     def _method(self, node: ir.Node, op: Op) -> str:
         if isinstance(node, ir.Conv) and node in self.tilings:
             return f"Winograd F({self.tilings[node].m}, 3)"
-        return {OpKind.CONV: "direct", OpKind.DEPTHWISE: "depthwise"}.get(op.kind, "linear")
+        if op.kind is OpKind.LINEAR_INT8 and op.p[2]:
+            return "int8 linear, codes decoded as they are read"
+        names = {
+            OpKind.CONV: "direct", OpKind.DEPTHWISE: "depthwise", OpKind.LINEAR: "linear",
+            OpKind.CONV_INT8: "int8 direct", OpKind.DEPTHWISE_INT8: "int8 depthwise", OpKind.LINEAR_INT8: "int8 linear",
+        }  # fmt: skip
+        return names[op.kind]
 
     def _image_op(
         self, node: ir.Node, kind: OpKind, *, p: Sequence[int] = (), f: Sequence[float] = (), dims: Dims | None = None
@@ -333,10 +351,13 @@ class _Lowering:
         whole, channel = self.tensors[node.output], 0
         for value in node.inputs:
             if self.parts.get(value) != (node.output, channel):
-                self._copy(self._image(value, node.name), whole.channels(channel, value.shape[1]), node.name)
+                self._copy(self._image(value, node.name), _channels(whole, value, channel), node.name)
             channel += value.shape[1]
 
     def _linear(self, node: ir.Linear) -> None:
+        if is_integer(node):
+            self._linear_int8(node)
+            return
         outputs, features = node.weight.shape
         rows = math.prod(node.inputs[0].shape) // features
         source = self._dense(node.inputs[0], (rows, features, 1, 1), node.name)
@@ -355,6 +376,9 @@ class _Lowering:
         pixels = math.prod((node.inputs[0] if node.transposed else node.output).shape[2:]) * node.output.shape[0]
         if node in self.tilings:
             op = self._winograd_conv(node, self.tilings[node])
+        elif is_integer(node):
+            op = self._conv_int8(node)
+            op.macs = -(-int(np.count_nonzero(node.weight)) * pixels // 4)
         else:
             if is_point(node):
                 op = self._point_conv(node)
@@ -367,12 +391,8 @@ class _Lowering:
 
     def _point_conv(self, node: ir.Conv) -> Op:
         source = self._image(node.inputs[0], node.name)
-        _, _, height, width = source.dims
-        filters, channels, kh, kw = node.weight.shape
-        y = np.arange(kh) * node.dilation[0] - node.padding[0]
-        x = np.arange(kw) * node.dilation[1] - node.padding[1]
-        inside = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))[None, :]
-        spatial = (y[:, None] * source.stride[2] + x[None, :])[inside]
+        filters, channels = node.weight.shape[:2]
+        inside, spatial = _point_taps(node, source)
         weight = node.weight[:, :, inside].reshape(filters, -1)
         per_group = filters // node.groups
         groups = []
@@ -430,6 +450,136 @@ class _Lowering:
         op.macs = tiling.size * node.weight.shape[0] * node.weight.shape[1] * n * tiling.of(height, width)
         return op
 
+    # -- int8 -------------------------------------------------------------------------------------------------------------
+
+    def _convert(self, node: ir.Quantize | ir.Dequantize) -> None:
+        value, output = node.inputs[0], node.output
+        if isinstance(node, ir.Quantize):
+            assert output.quant is not None
+            kind, quant, factor = OpKind.QUANTIZE, output.quant, np.float32(1 / output.quant.scale)
+        else:
+            assert value.quant is not None
+            kind, quant, factor = OpKind.DEQUANTIZE, value.quant, np.float32(value.quant.scale)
+        real = value if isinstance(node, ir.Quantize) else output
+        n, c, h, w = (*real.shape, 1, 1)[:4]
+        if isinstance(node, ir.Quantize):
+            home = self._home(value, node.name)
+            source = home if home.dims == (n, c, h, w) else self._dense(value, (n, c, h, w), node.name)
+            target = self._result(output)
+        else:
+            source = self._image(value, node.name)
+            target = self._result(output, None if len(real.shape) == 4 else (n, c, h, w))
+        p, f = (quant.zero_point,), (float(factor),)
+        self.ops.append(Op(kind=kind, name=node.name, inputs=[source], output=target, p=p, f=f))
+
+    def _mean_int8(self, node: ir.AdaptiveAvgPool, x: ir.Quant) -> None:
+        y = node.output.quant
+        assert y is not None
+        source = self._image(node.inputs[0], node.name)
+        pixels = source.dims[2] * source.dims[3]
+        f = (float(np.float32(x.scale / (y.scale * pixels))),)
+        target = self._result(node.output)
+        self.ops.append(
+            Op(kind=OpKind.MEAN_INT8, name=node.name, inputs=[source], output=target, p=(y.zero_point, x.zero_point), f=f)
+        )
+
+    def _linear_int8(self, node: ir.Linear) -> None:
+        quantised, x = node.quantised, node.inputs[0].quant
+        assert quantised is not None and x is not None
+        outputs, features = node.weight.shape
+        rows = node.inputs[0].shape[0]
+        layer = int8.quads(quantised.levels.reshape(outputs, features, 1), 1).reshape(outputs, -1, 4)
+        taps = int8.QuadTaps(layer, np.arange(layer.shape[1], dtype=np.int32))
+        source = self._dense(node.inputs[0], int8.dims(node.inputs[0].shape), node.name)
+        residual = None if node.residual is None else self._dense(node.residual, int8.dims(node.residual.shape), node.name)
+        dims = int8.dims(node.output.shape) if node.output.quant is not None else (rows, outputs, 1, 1)
+        op = self._integer(node, OpKind.LINEAR_INT8, source, self._result(node.output, dims), residual, quantised.levels, taps)
+        self._record(node, "linear", op, node.weight, rows)
+
+    def _conv_int8(self, node: ir.Conv) -> Op:
+        quantised = node.quantised
+        assert quantised is not None
+        if node in self.depthwise:
+            return self._depthwise_int8(node, quantised)
+        levels = replace(node, weight=quantised.levels.astype(np.float32), residual=None)
+        residual = None if node.residual is None else self._image(node.residual, node.name)
+        if not is_point(node):
+            return self._map_int8(node, self.geometries[node], geometry(levels).weight, residual)
+        source = self._image(node.inputs[0], node.name)
+        inside, spatial = _point_taps(node, source)
+        weight = levels.weight[:, :, inside]
+        target = self._result(node.output)
+        taps = _quad_taps(weight, node.groups, source, lambda: spatial)
+        return self._integer(node, OpKind.LINEAR_INT8, source, target, residual, weight, taps)
+
+    def _map_int8(self, node: ir.Conv, shape: Geometry, weight: ir.FloatArray, residual: Tensor | None) -> Op:
+        r = shape.factor
+        shuffled = shape.upsample and r > 1
+        n = node.output.shape[0]
+        target = self._arena((n, len(weight), *shape.grid), gap=True) if shuffled else self._result(node.output)
+        if r > 1 and not shape.upsample:
+            source = self._phases(node, shape, target)
+        else:
+            source = self._haloed(node.inputs[0], shape.halo(*node.inputs[0].shape[2:]), node.name)
+        channels = int8.dims(node.inputs[0].shape)[1]
+
+        def places() -> npt.NDArray[np.integer]:
+            _, plane, row = source.stride
+            return np.array(shape.phase) * channels * plane + np.array(shape.dy) * row + np.array(shape.dx)
+
+        taps = _quad_taps(weight, node.groups, source, places)
+        op = self._integer(node, OpKind.CONV_INT8, source, target, residual, weight, taps, repeat=r * r if shuffled else 1)
+        op.reach = (min(shape.dy), max(shape.dy))
+        if shuffled:
+            out = self._result(node.output)
+            self.ops.append(Op(kind=OpKind.PIXEL_SHUFFLE, name=node.name, inputs=[target], output=out, p=(r, 0, 0)))
+        return op
+
+    def _depthwise_int8(self, node: ir.Conv, quantised: ir.Levels) -> Op:
+        x, y = node.inputs[0].quant, node.output.quant
+        assert x is not None and y is not None
+        source = self._haloed(node.inputs[0], depthwise.halo(node), node.name)
+        kernels = quantised.levels.reshape(len(quantised.levels), -1)
+        numbers = int8.scales(node.bias, kernels, quantised.scales, x, y)
+        p = (node.weight.shape[2], node.stride[0], *node.padding, y.zero_point)
+        op = self._weighted(
+            node, OpKind.DEPTHWISE_INT8, source, self._result(node.output), None, lambda: int8.depthwise(kernels, numbers), p=p
+        )
+        op.act = int8.finish(node.act, y)
+        return op
+
+    def _integer(
+        self,
+        node: ir.Conv | ir.Linear,
+        kind: OpKind,
+        source: Tensor,
+        target: Tensor,
+        residual: Tensor | None,
+        levels: npt.NDArray[Any],
+        taps: Callable[[], int8.QuadTaps] | int8.QuadTaps,
+        repeat: int = 1,
+    ) -> Op:
+        """`levels` of all filters, to sum; `taps` once it is known where tensors lie; `repeat`: filters made of one."""
+        quantised, x = node.quantised, node.inputs[0].quant
+        assert quantised is not None and x is not None
+        y = node.output.quant if target.fill is not None else None
+        numbers = int8.scales(
+            np.repeat(node.bias, repeat), levels.reshape(len(levels), -1), np.repeat(quantised.scales, repeat), x, y
+        )
+        r = None if node.residual is None else node.residual.quant
+        factor, zero = int8.residual(r, y)
+        rows = target.dims[0]
+        linear = kind is OpKind.LINEAR_INT8
+        streams = int(linear and int8.streams(quantised.levels, rows))
+
+        def weights() -> Packed:
+            return int8.pack_int8(taps() if callable(taps) else taps, numbers, linear=linear)
+
+        p = (0 if y is None else y.zero_point, zero, streams)
+        op = self._weighted(node, kind, source, target, residual, weights, p=p)
+        op.act, op.f = int8.finish(node.act, y), (factor,)
+        return op
+
     def _phases(self, node: ir.Conv, shape: Geometry, target: Tensor) -> Tensor:
         """The input split into phases, so that a strided convolution runs at stride 1."""
         value = node.inputs[0]
@@ -439,7 +589,7 @@ class _Lowering:
             source = self._image(value, node.name)
             n, c = source.dims[:2]
             row = max(columns, target.stride[2]) if target.dims[3] <= _NARROW else columns
-            split = self._arena((n, c * shape.phases, rows, columns), row=row)
+            split = self._arena((n, c * shape.phases, rows, columns), row=row, fill=source.fill)
             self.copies[key] = self._copy(source, split, node.name, (shape.factor, *node.padding))
         return self.copies[key]
 
@@ -478,6 +628,21 @@ class _Lowering:
             op.blob = self.packed[op].blob
 
 
+def _alike(node: ir.Node) -> bool:
+    """Whether it takes and gives tensors of one type."""
+    return (node.inputs[0].quant is None) == (node.output.quant is None)
+
+
+def _dims(value: ir.Value) -> Dims:
+    """Of the tensor that holds a value."""
+    return four_dims(value.shape) if value.quant is None else int8.dims(value.shape)
+
+
+def _channels(whole: Tensor, part: ir.Value, first: int) -> Tensor:
+    """A value's channels in what it is concatenated to, where they begin at channel `first`."""
+    return whole.channels(first if part.quant is None else first // 4, _dims(part)[1])
+
+
 def _groups(node: ir.Conv, shape: Geometry, source: Tensor) -> list[Taps]:
     """The convolution's filters with the offsets of their taps in `source`."""
     filters, channels, _ = shape.weight.shape
@@ -498,6 +663,31 @@ def _groups(node: ir.Conv, shape: Geometry, source: Tensor) -> list[Taps]:
     return groups
 
 
+def _quad_taps(
+    weight: ir.FloatArray, groups: int, source: Tensor, places: Callable[[], npt.NDArray[np.integer]]
+) -> Callable[[], int8.QuadTaps]:
+    """The taps of levels (filters, channels / groups, taps) of which tap t is at places()[t] in a plane of `source`."""
+
+    def make() -> int8.QuadTaps:
+        levels = int8.quads(weight, groups)
+        planes = np.arange(levels.shape[1]) * source.stride[1]
+        offsets = (planes[:, None] + places()[None, :]).reshape(-1).astype(np.int32)
+        order = np.argsort(offsets, kind="stable")
+        return int8.QuadTaps(levels.reshape(len(levels), -1, 4)[:, order], offsets[order])
+
+    return make
+
+
+def _point_taps(node: ir.Conv, source: Tensor) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.integer]]:
+    """Of a convolution to one pixel: which positions of its kernel (kh, kw) are inside of the input, and where in a plane."""
+    _, _, height, width = source.dims
+    kh, kw = node.weight.shape[2:]
+    y = np.arange(kh) * node.dilation[0] - node.padding[0]
+    x = np.arange(kw) * node.dilation[1] - node.padding[1]
+    inside = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))[None, :]
+    return inside, (y[:, None] * source.stride[2] + x[None, :])[inside]
+
+
 def _figures(weight: ir.FloatArray, packed: Packed, uses: int) -> dict[str, Any]:
     nonzeros = int(np.count_nonzero(weight))
     return {
@@ -507,6 +697,7 @@ def _figures(weight: ir.FloatArray, packed: Packed, uses: int) -> dict[str, Any]
         "macs": weight.size * uses,
         "effective_macs": nonzeros * uses,
         "bytes": len(packed.blob),
+        "bits": packed.bits,
         "block": packed.block,
         "stored": packed.stored,
         "order": packed.order,

@@ -52,6 +52,7 @@ class Packed:
     stored: int  # weights in the blob, zeros that share a block with non-zeros included
     order: str  # how the filters were put in blocks: `as they are`, `by their zeros`, `by likeness`
     costs: dict[int, float]  # estimated for every block size tried, over that of the chosen one
+    bits: int = 32  # of a stored weight
 
 
 def pack(groups: Sequence[Taps], bias: FloatArray, cpu: Cpu, *, over_filters: bool = False) -> Packed:
@@ -76,7 +77,7 @@ def pack(groups: Sequence[Taps], bias: FloatArray, cpu: Cpu, *, over_filters: bo
     for block in costs:
         if cost[block] * sum(_fewest_entries(support, block) for support in supports) >= min(costs.values()):
             continue  # in no order the best
-        found = [_best_order(support, block) for support in supports]
+        found = [best_order(support, block) for support in supports]
         costs[block] = cost[block] * sum(entries for entries, _, _ in found)
         chosen[block] = [(name, order) for _, name, order in found]
     block = min(costs, key=lambda b: costs[b])
@@ -98,7 +99,7 @@ def _fewest_entries(support: npt.NDArray[np.bool_], block: int) -> int:
     return max(int(support.sum(axis=1).max(initial=0)), -(-int(support.sum()) // block))
 
 
-def _best_order(support: npt.NDArray[np.bool_], block: int) -> tuple[int, str, npt.NDArray[np.intp]]:
+def best_order(support: npt.NDArray[np.bool_], block: int) -> tuple[int, str, npt.NDArray[np.intp]]:
     """The order of the rows whose blocks have the fewest entries: how many, its name, and the order."""
     natural = np.arange(len(support))
     least = (_count_entries(support, natural, block), AS_THEY_ARE, natural)

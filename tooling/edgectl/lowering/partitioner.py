@@ -22,7 +22,7 @@ from torch.export import ExportedProgram
 from edgectl.lowering import ir
 from edgectl.lowering.layout import LayerRecord, lower
 from edgectl.lowering.passes import optimise
-from edgectl.lowering.read import PRESERVED, Reader, Unsupported, constant, module_path, op_name
+from edgectl.lowering.read import DEQUANTIZE, PRESERVED, Reader, Unsupported, constant, module_path, op_name
 from edgectl.recipe import Cpu
 
 BACKEND = "EdgeKernelsBackend"
@@ -92,6 +92,9 @@ class EdgePartitioner(Partitioner):
             tags[tag] = DelegationSpec(BACKEND, [])
             for node in partition.nodes:
                 node.meta["delegation_tag"] = tag
+        for node in taken:  # int8 tensors stay inside of a subgraph: what takes one goes where it is made
+            if op_name(node) == DEQUANTIZE:
+                node.meta["delegation_tag"] = node.all_input_nodes[0].meta["delegation_tag"]
         tag_constant_data(exported_program)
         return PartitionResult(tagged_exported_program=exported_program, partition_tags=tags)
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from edgectl.lowering import ir
+from edgectl.lowering.integer import can_add, dequantised_values, finishes, fuse_integers
 
 
 def optimise(graph: ir.Graph) -> ir.Graph:
     """All passes, in the order that lets each see the most. The graph given is not changed."""
-    for rewrite in (drop_identities, fold_batch_norm, fuse_activation, fuse_residual, fuse_activation):
+    for rewrite in (drop_identities, fold_batch_norm, fuse_activation, fuse_residual, fuse_activation, fuse_integers):
         graph = rewrite(graph)
     return graph
 
@@ -46,6 +47,7 @@ def fuse_residual(graph: ir.Graph) -> ir.Graph:
     The fused node takes the addition's place in the order, so that the other operand exists by then.
     """
     uses = graph.uses()
+    dequantised = dequantised_values(graph)
     position = {node.output: i for i, node in enumerate(graph.nodes)}
     nodes: list[ir.Node | None] = list(graph.nodes)
     for i, node in enumerate(graph.nodes):
@@ -61,6 +63,8 @@ def fuse_residual(graph: ir.Graph) -> ir.Graph:
             if not other.shape == value.shape == node.output.shape or other.data is not None:
                 continue
             if isinstance(producer, ir.Conv) and producer.transposed:
+                continue
+            if not can_add(producer, dequantised, other):
                 continue
             after = producer.act.kind is not ir.Act.NONE
             if after and node.act.kind is not ir.Act.NONE:
@@ -103,6 +107,9 @@ def _compose(producer: ir.Node, node: ir.Node) -> ir.Node | None:
     if producer.act.kind is not ir.Act.NONE or producer.residual is not None:
         return None
     scale = node.weight.reshape(-1)
+    quantised = producer.quantised
+    if quantised is not None:
+        quantised = replace(quantised, scales=(quantised.scales * scale).astype(np.float32))
     if producer.transposed:
         # (channels, filters / groups, kh, kw): filter f of group g is column f
         per_group = producer.weight.shape[1]
@@ -115,6 +122,7 @@ def _compose(producer: ir.Node, node: ir.Node) -> ir.Node | None:
         producer,
         weight=weight.astype(np.float32),
         bias=(producer.bias * scale + node.bias).astype(np.float32),
+        quantised=quantised,
         output=node.output,
         act=node.act,
         fused=[*producer.fused, node.name, *node.fused],
@@ -138,6 +146,8 @@ def _absorb_activation(producer: ir.Node, node: ir.Node) -> ir.Node | None:
     if not isinstance(node, ir.Unary) or not isinstance(producer, ir.Conv | ir.Linear | ir.Binary):
         return None
     if producer.act.kind is not ir.Act.NONE:
+        return None
+    if isinstance(producer, ir.Conv | ir.Linear) and producer.quantised is not None and not finishes(node.act):
         return None
     return replace(producer, act=node.act, output=node.output, fused=[*producer.fused, node.name, *node.fused])
 

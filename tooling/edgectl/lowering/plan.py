@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from edgectl.lowering.ir import IDENTITY, Activation
 
 MAGIC = b"EDGEPLAN"
-VERSION = 5
+VERSION = 6
 ALIGN = 64
 NONE = 0xFFFFFFFF
 
 _HEADER = struct.Struct("<8s6I10QI12x")
-_TENSOR = struct.Struct("<2I4i4i3qQi20x")
+_TENSOR = struct.Struct("<2I4i4i3qQi2I12x")
 _OP = struct.Struct("<2I2f7I12i4fI2Q32x")
 _CHAIN = struct.Struct("<5I4x")
 
@@ -49,6 +49,12 @@ class OpKind(IntEnum):
     SOFTMAX = 13
     WINOGRAD = 14
     DEPTHWISE = 15
+    QUANTIZE = 16
+    DEQUANTIZE = 17
+    CONV_INT8 = 18
+    LINEAR_INT8 = 19
+    DEPTHWISE_INT8 = 20
+    MEAN_INT8 = 21
 
 
 Dims = tuple[int, int, int, int]
@@ -68,7 +74,8 @@ class Buffer:
 class Tensor:
     """A TensorRec. `start` is the element offset of (0, 0, 0, 0) in `buffer`; `data` the bytes of a constant.
 
-    Planning chains gives some tensors a `window`, and with it another stride and start.
+    Planning chains gives some tensors a `window`, and with it another stride and start. `fill`: the bits of an element of the
+    halo; of int8 tensors, whose elements are four channels, only.
     """
 
     storage: Storage
@@ -80,6 +87,7 @@ class Tensor:
     start: int = 0
     data: bytes | None = None
     window: int = 0
+    fill: int | None = None
 
     @property
     def is_dense(self) -> bool:
@@ -90,7 +98,7 @@ class Tensor:
         """Some channels of an arena tensor, in the same memory."""
         n, _, h, w = self.dims
         start = self.start + first * self.stride[1]
-        return Tensor(self.storage, (n, count, h, w), self.stride, self.halo, buffer=self.buffer, start=start)
+        return replace(self, dims=(n, count, h, w), start=start)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -173,10 +181,7 @@ def reshaped(tensor: Tensor, dims: Dims) -> Tensor:
     if tensor.dims == dims:
         return tensor
     assert tensor.is_dense and math.prod(tensor.dims) == math.prod(dims)
-    return Tensor(
-        tensor.storage, dims, dense_stride(dims), io_index=tensor.io_index,
-        buffer=tensor.buffer, start=tensor.start, data=tensor.data,
-    )  # fmt: skip
+    return replace(tensor, dims=dims, stride=dense_stride(dims))
 
 
 def plan_arena(buffers: Sequence[Buffer]) -> int:
@@ -284,7 +289,18 @@ def _tensor_record(tensor: Tensor, data: bytearray) -> bytes:
         offset = tensor.buffer.offset + 4 * tensor.start
     elif tensor.data is not None:
         offset = _append(data, tensor.data)
-    return _TENSOR.pack(tensor.storage, tensor.io_index, *tensor.dims, *tensor.halo, *tensor.stride, offset, tensor.window)
+    int8 = tensor.fill is not None
+    return _TENSOR.pack(
+        tensor.storage,
+        tensor.io_index,
+        *tensor.dims,
+        *tensor.halo,
+        *tensor.stride,
+        offset,
+        tensor.window,
+        int8,
+        tensor.fill or 0,
+    )
 
 
 def _append(data: bytearray, piece: bytes) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from executorch.exir.dialects.edge._ops import EdgeOpOverload
 from torch import fx
+from torch._subclasses import FakeTensor
 from torch.export import ExportedProgram
 
 from edgectl.lowering import ir
@@ -60,6 +61,9 @@ def constant(program: ExportedProgram, node: Any) -> torch.Tensor | None:
             return program.state_dict[name] if name in program.state_dict else program.constants[name]
     if node.name in signature.inputs_to_lifted_tensor_constants:
         return program.constants[signature.inputs_to_lifted_tensor_constants[node.name]]
+    if op_name(node) == _DEQUANTIZE_CHANNELS:
+        parts = _levels(program, node)
+        return None if parts is None else parts[0].to(torch.float32) * parts[1]
     if op_name(node) in _CONSTANT_CASTS:
         source = constant(program, node.args[0])
         if source is not None and source.numel() == 1:
@@ -67,7 +71,22 @@ def constant(program: ExportedProgram, node: Any) -> torch.Tensor | None:
     return None
 
 
-_CONSTANT_CASTS = {"dim_order_ops._to_dim_order_copy.default", "aten._to_copy.default"}
+def _levels(program: ExportedProgram, node: fx.Node) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The int8 levels of a constant that is quantised by channel around zero, and its scales, to be multiplied with them."""
+    source, scales, zero_points, axis = (*node.args, None)[:4]
+    levels, factors, zeros = (constant(program, part) for part in (source, scales, zero_points))
+    if levels is None or factors is None or levels.dtype != torch.int8 or not isinstance(axis, int):
+        return None
+    if zeros is not None and not isinstance(zeros, FakeTensor) and bool(zeros.any()):
+        levels = levels.to(torch.int32) - zeros.reshape([-1 if d == axis else 1 for d in range(levels.dim())])
+    shape = [-1 if d == axis % levels.dim() else 1 for d in range(levels.dim())]
+    return levels, factors.to(torch.float32).reshape(shape)
+
+
+_QUANTIZE = "quantized_decomposed.quantize_per_tensor.default"
+DEQUANTIZE = "quantized_decomposed.dequantize_per_tensor.default"
+_DEQUANTIZE_CHANNELS = "quantized_decomposed.dequantize_per_channel.default"
+_CONSTANT_CASTS = {_DEQUANTIZE_CHANNELS, "dim_order_ops._to_dim_order_copy.default", "aten._to_copy.default"}
 
 
 def module_path(node: fx.Node) -> str:
@@ -102,10 +121,8 @@ class Reader:
         if not isinstance(node, fx.Node):
             raise Unsupported(f"an operand is {type(node).__name__}, not a tensor")
         if node not in self.values:
-            data = constant(self.program, node)
-            self.values[node] = ir.Value(
-                node.name, _shape(node), None if data is None else self._array(data.expand(_shape(node)))
-            )
+            data, shape, quant = constant(self.program, node), _shape(node), _quant(node)
+            self.values[node] = ir.Value(node.name, shape, None if data is None else self._array(data.expand(shape)), quant)
         return self.values[node]
 
     def read(self, node: fx.Node) -> ir.Node | None:
@@ -143,7 +160,7 @@ class Reader:
         value = node.meta.get("val")
         if not isinstance(value, torch.Tensor):
             raise Unsupported("its result is not one tensor")
-        if value.dtype != torch.float32:
+        if value.dtype != torch.float32 and _quant(node) is None:
             raise Unsupported(f"its result is {value.dtype}, not float32")
         _shape(node)
 
@@ -155,6 +172,18 @@ class Reader:
         if data.dtype != torch.float32:
             raise Unsupported(f"its {what} is {data.dtype}, not float32")
         return self._array(data)
+
+    def quantised(self, node: Any, filters: int, *, transposed: bool = False) -> ir.Levels | None:
+        """How a weight with so many filters is quantised; None when it is not, or not as the integer kernels take it."""
+        if not isinstance(node, fx.Node) or op_name(node) != _DEQUANTIZE_CHANNELS or not self.with_data:
+            return None
+        parts = _levels(self.program, node)
+        if parts is None or parts[0].dtype != torch.int8 or node.args[3] != int(transposed):
+            return None
+        levels, scales = parts[0].cpu().numpy(), parts[1].reshape(-1).cpu().numpy()
+        if transposed:
+            scales = np.tile(scales, filters // len(scales))
+        return ir.Levels(np.ascontiguousarray(levels), np.ascontiguousarray(scales, np.float32))
 
     def optional(self, node: Any, what: str, default: ir.FloatArray) -> ir.FloatArray:
         """The same, or a default for None."""
@@ -174,11 +203,39 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
         raise Unsupported("its shape is dynamic")
     if value.numel() == 0:
         raise Unsupported("a tensor is empty")
-    if value.dtype != torch.float32:
+    if value.dtype != torch.float32 and _quant(node) is None:
         raise Unsupported(f"an operand is {value.dtype}, not float32")
     if value.dim() != 4 and value.numel() > _LONGEST_ROW:
         raise Unsupported(f"a tensor that is not an image has more than {_LONGEST_ROW} elements")
     return tuple(value.shape)
+
+
+def _quant(node: fx.Node) -> ir.Quant | None:
+    """What the result of a quantisation to int8 stands for; None for any other node."""
+    if op_name(node) != _QUANTIZE:
+        return None
+    scale, zero_point, low, high, dtype = node.args[1:6]
+    whole = (low, high, dtype) == (-128, 127, torch.int8)
+    if not (whole and isinstance(scale, float) and isinstance(zero_point, int) and -128 <= zero_point <= 127):
+        return None
+    return ir.Quant(scale, zero_point) if 1e-30 < scale < 1e30 else None
+
+
+def _quantize(reader: Reader, node: fx.Node, target: fx.Node) -> ir.Node:
+    output = reader.value(target)
+    if output.quant is None:
+        raise Unsupported("it does not quantise to all of int8")
+    if len(output.shape) not in (2, 4):
+        raise Unsupported(f"its input has {len(output.shape)} dimensions, not 2 or 4")
+    return ir.Quantize(name=module_path(node), inputs=[reader.value(node.args[0])], output=output)
+
+
+def _dequantize(reader: Reader, node: fx.Node, target: fx.Node) -> ir.Node:
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or _quant(source) is None or source.args[1:6] != node.args[1:6]:
+        raise Unsupported("what it takes is not quantised to all of int8")
+    reader.check(source)
+    return ir.Dequantize(name=module_path(node), inputs=[reader.value(source)], output=reader.value(target))
 
 
 def _image(reader: Reader, node: Any) -> ir.Value:
@@ -235,6 +292,7 @@ def _conv(reader: Reader, node: fx.Node, target: fx.Node) -> ir.Node:
         dilation=dilation,
         groups=groups,
         transposed=transposed,
+        quantised=reader.quantised(a["weight"], filters, transposed=transposed),
     )
 
 
@@ -261,8 +319,14 @@ def _linear(reader: Reader, node: fx.Node, target: fx.Node) -> ir.Node:
     a = _arguments(node)
     weight = reader.weight(a["weight"], "weight")
     bias = reader.optional(a["bias"], "bias", np.zeros(weight.shape[0], np.float32))
-    value = reader.value(a["input"])
-    return ir.Linear(name=module_path(node), inputs=[value], output=reader.value(target), weight=weight, bias=bias)
+    return ir.Linear(
+        name=module_path(node),
+        inputs=[reader.value(a["input"])],
+        output=reader.value(target),
+        weight=weight,
+        bias=bias,
+        quantised=reader.quantised(a["weight"], len(weight)),
+    )
 
 
 def _unary(make: Callable[[dict[str, Any]], ir.Activation]) -> Callable[[Reader, fx.Node, fx.Node], ir.Node]:
@@ -414,6 +478,8 @@ _READERS: dict[str, Callable[[Reader, fx.Node, fx.Node], ir.Node]] = {
     "aten.upsample_bilinear2d.vec": _upsample("bilinear"),
     "aten.pixel_shuffle.default": _pixel_shuffle,
     "aten._softmax.default": _softmax,
+    _QUANTIZE: _quantize,
+    DEQUANTIZE: _dequantize,
     "aten.view_copy.default": _view,
     "aten.view.default": _view,
     "aten.squeeze_copy.dims": _view,

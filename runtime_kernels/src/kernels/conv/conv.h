@@ -58,12 +58,23 @@ struct LinearArgs {
   int32_t n;  // rows
 };
 
-enum class Isa : int { kFallback = 0, kAvx2 = 1, kAvx512 = 2, kNeon = 3 };
+// The last three have the float kernels of the ISA that they extend.
+enum class Isa : int {
+  kFallback = 0,
+  kAvx2 = 1,
+  kAvx512 = 2,
+  kNeon = 3,
+  kAvx512Vnni = 4,
+  kDotprod = 5,
+  kI8mm = 6
+};
 const char* IsaName(Isa isa);
 bool IsaSupported(Isa isa);  // compiled in and present on this CPU
 // The best supported, or the one named in the environment variable EDGE_ISA (fallback, avx2,
-// avx512, neon) when it is supported.
+// avx512, avx512vnni, neon, dotprod, i8mm) when it is supported.
 Isa ActiveIsa();
+// The one whose float kernels it has.
+Isa FloatIsa(Isa isa);
 
 // In which pieces a convolution is run (schedule.h). It depends on everything in `args` but the
 // addresses, and takes some microseconds to plan.

@@ -1,4 +1,9 @@
 // Chooses the kernels for this CPU and cuts a convolution or linear layer into jobs for them.
+#ifdef EDGE_HAVE_DOTPROD
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -12,7 +17,8 @@
 namespace edge {
 namespace {
 
-constexpr Isa kBestFirst[] = {Isa::kAvx512, Isa::kAvx2, Isa::kNeon, Isa::kFallback};
+constexpr Isa kBestFirst[] = {Isa::kAvx512Vnni, Isa::kAvx512, Isa::kAvx2,    Isa::kI8mm,
+                              Isa::kDotprod,    Isa::kNeon,   Isa::kFallback};
 
 Isa ChooseIsa() {
   if (const char* wanted = std::getenv("EDGE_ISA")) {
@@ -170,6 +176,12 @@ const char* IsaName(Isa isa) {
       return "avx512";
     case Isa::kNeon:
       return "neon";
+    case Isa::kAvx512Vnni:
+      return "avx512vnni";
+    case Isa::kDotprod:
+      return "dotprod";
+    case Isa::kI8mm:
+      return "i8mm";
   }
   return "unknown";
 }
@@ -188,12 +200,36 @@ bool IsaSupported(Isa isa) {
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("fma");
 #endif
+#ifdef EDGE_HAVE_AVX512VNNI
+    case Isa::kAvx512Vnni:
+      return IsaSupported(Isa::kAvx512) && __builtin_cpu_supports("avx512vnni");
+#endif
 #ifdef EDGE_HAVE_NEON
     case Isa::kNeon:
       return true;
 #endif
+#ifdef EDGE_HAVE_DOTPROD
+    case Isa::kDotprod:
+      return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#endif
+#ifdef EDGE_HAVE_I8MM
+    case Isa::kI8mm:
+      return IsaSupported(Isa::kDotprod) && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
+#endif
     default:
       return false;
+  }
+}
+
+Isa FloatIsa(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx512Vnni:
+      return Isa::kAvx512;
+    case Isa::kDotprod:
+    case Isa::kI8mm:
+      return Isa::kNeon;
+    default:
+      return isa;
   }
 }
 
@@ -203,7 +239,7 @@ Isa ActiveIsa() {
 }
 
 const KernelTable& KernelsOf(Isa isa) {
-  switch (isa) {
+  switch (FloatIsa(isa)) {
 #ifdef EDGE_HAVE_AVX2
     case Isa::kAvx2:
       return kAvx2Kernels;

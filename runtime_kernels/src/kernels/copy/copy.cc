@@ -8,13 +8,13 @@
 namespace edge {
 namespace {
 
-// out[q] = in[q * s + shift] for q in [0, n), zero where that is outside [0, w).
+// out[q] = in[q * s + shift] for q in [0, n), `fill` where that is outside [0, w).
 void CopyRow(float* out, int64_t n, const float* in, int64_t w, int64_t s, int64_t shift,
-             const RowOps& rows) {
+             float fill, const RowOps& rows) {
   const int64_t first = shift >= 0 ? 0 : std::min(n, (-shift + s - 1) / s);
   const int64_t last = shift >= w ? first : std::clamp((w - shift + s - 1) / s, first, n);
-  std::fill(out, out + first, 0.0f);
-  std::fill(out + last, out + n, 0.0f);
+  std::fill(out, out + first, fill);
+  std::fill(out + last, out + n, fill);
   if (first == last) return;
   const size_t count = static_cast<size_t>(last - first);
   if (s == 1) {
@@ -40,7 +40,7 @@ void CopyPhases(const OpCall& call) {
                float* const rows[2] = {out.Row(n, 2 * py * in.c + c, r),
                                        out.Row(n, (2 * py + 1) * in.c + c, r)};
                if (y < 0 || y >= in.h) {
-                 for (float* row : rows) std::fill(row, row + out.w, 0.0f);
+                 for (float* row : rows) std::fill(row, row + out.w, call.fill);
                  return;
                }
                const float* x = in.Row(n, c, y);
@@ -48,7 +48,7 @@ void CopyPhases(const OpCall& call) {
                  for (int64_t q = begin; q < end; ++q) {
                    for (int64_t px = 0; px < 2; ++px) {
                      const int64_t column = 2 * q + px - pad_left;
-                     rows[px][q] = column >= 0 && column < in.w ? x[column] : 0.0f;
+                     rows[px][q] = column >= 0 && column < in.w ? x[column] : call.fill;
                    }
                  }
                };
@@ -89,9 +89,9 @@ void RunCopy(const OpCall& call) {
       const int64_t y = r * s + py - pad_top;
       float* row = out.Row(n, c, r);
       if (y < 0 || y >= in.h) {
-        std::fill(row, row + out.w, 0.0f);
+        std::fill(row, row + out.w, call.fill);
       } else {
-        CopyRow(row, out.w, in.Row(n, c % in.c, y), in.w, s, px - pad_left, call.rows);
+        CopyRow(row, out.w, in.Row(n, c % in.c, y), in.w, s, px - pad_left, call.fill, call.rows);
       }
     }
   };

@@ -7,7 +7,7 @@
 namespace edge {
 
 const DepthwiseKernels& DepthwiseKernelsOf(Isa isa) {
-  switch (isa) {
+  switch (FloatIsa(isa)) {
 #ifdef EDGE_HAVE_AVX2
     case Isa::kAvx2:
       return kAvx2Depthwise;

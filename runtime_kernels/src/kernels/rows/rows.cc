@@ -6,7 +6,7 @@
 namespace edge {
 
 const RowOps& ActiveRowOps() {
-  switch (ActiveIsa()) {
+  switch (FloatIsa(ActiveIsa())) {
 #if defined(EDGE_HAVE_AVX2)
     case Isa::kAvx2:
       return avx2::kRowOps;

@@ -88,7 +88,7 @@ class WinogradRun {
 }  // namespace
 
 const WinogradKernels& WinogradKernelsOf(Isa isa) {
-  switch (isa) {
+  switch (FloatIsa(isa)) {
 #ifdef EDGE_HAVE_AVX2
     case Isa::kAvx2:
       return kAvx2Winograd;

@@ -1,6 +1,7 @@
 // 32 registers: 20 or 24 sums, the pixels or the weights of an entry, and one or two of the other.
 // Blocks of 16 filters run as two of 8 over the same entries. One filter loads a vector for every
 // multiply-add, so the loads bound it; the more sums, the less its weight and its offset add.
+#define EDGE_ARM_NAMESPACE neon
 #include "kernels/conv/conv_impl.h"
 #include "kernels/conv/linear_impl.h"
 #include "kernels/conv/neon/vec.h"

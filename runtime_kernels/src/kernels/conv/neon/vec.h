@@ -1,4 +1,5 @@
-// Vectors of 4 floats for AArch64 NEON, with multiply-add by lane.
+// Vectors of 4 floats for AArch64 NEON, with multiply-add by lane. EDGE_ARM_NAMESPACE: whose copy this
+// is.
 #pragma once
 #include <arm_neon.h>
 
@@ -6,7 +7,7 @@
 
 #include "kernels/conv/simd.h"
 
-namespace edge::neon {
+namespace edge::EDGE_ARM_NAMESPACE {
 
 struct Vec4 {
   using Reg = float32x4_t;
@@ -75,4 +76,4 @@ struct Vec4 {
   };
 };
 
-}  // namespace edge::neon
+}  // namespace edge::EDGE_ARM_NAMESPACE

@@ -1,4 +1,5 @@
 // Depthwise convolutions for AArch64 NEON.
+#define EDGE_ARM_NAMESPACE neon
 #include "kernels/conv/neon/vec.h"
 #include "kernels/depthwise/depthwise_impl.h"
 

@@ -1,4 +1,5 @@
 // Winograd's transforms for AArch64 NEON.
+#define EDGE_ARM_NAMESPACE neon
 #include "kernels/conv/neon/vec.h"
 #include "kernels/winograd/winograd_impl.h"
 

@@ -1,0 +1,338 @@
+// Cuts int8 operations into jobs for the kernels of this CPU.
+#include "kernels/int8/int8.h"
+
+#include <algorithm>
+#include <new>
+#include <vector>
+
+#include "kernels/conv/schedule.h"
+#include "kernels/div_up.h"
+#include "kernels/int8/kernel_table.h"
+#include "kernels/nest.h"
+
+namespace edge {
+namespace {
+
+constexpr int kLinearLanes = 8;
+
+int64_t EntryBytes(const PackedInt8View& p) { return int64_t{p.block} * 4 * p.bits / 8; }
+
+void Decode(const PackedInt8View& p, uint8_t* levels) {
+  for (uint32_t block = 0; block < p.n_blocks; ++block) {
+    const uint8_t* books = p.codebooks + block * p.block;
+    const int64_t first = int64_t{p.row_ptr[block]} * p.block * 4;
+    const int64_t last = int64_t{p.row_ptr[block + 1]} * p.block * 4;
+    for (int64_t i = first; i < last; ++i) {
+      const int code = p.weights[i / 2] >> (i % 2 * 4) & 15;
+      const uint8_t book = books[i / 4 % p.block];
+      levels[i] = static_cast<uint8_t>(p.tables[16 * book + code]);
+    }
+  }
+}
+
+// The bias for pixels to which 128 was added.
+void ShiftBias(const PackedInt8View& p, int32_t* bias) {
+  for (uint32_t block = 0; block < p.n_blocks; ++block) {
+    for (uint32_t lane = 0; lane < p.block; ++lane) {
+      int64_t sum = 0;
+      for (uint32_t entry = p.row_ptr[block]; entry < p.row_ptr[block + 1]; ++entry) {
+        const uint8_t* w = p.weights + (int64_t{entry} * p.block + lane) * 4;
+        for (int j = 0; j < 4; ++j) sum += static_cast<int8_t>(w[j]);
+      }
+      const int64_t i = int64_t{block} * p.block + lane;
+      bias[i] = static_cast<int32_t>(static_cast<uint32_t>(p.bias[i] - 128 * sum));
+    }
+  }
+}
+
+// The schedule of the float kernels, for the same geometry.
+class ConvRun {
+ public:
+  ConvRun(const Int8ConvArgs& args, const Int8Kernels& kernels, const ConvSchedule& schedule)
+      : a_(args), s_(schedule), run_(kernels.conv[args.packed->block / 8].run) {}
+
+  void Tasks(size_t begin, size_t end) const {
+    for (size_t t = begin; t < end; ++t) {
+      const int64_t task = static_cast<int64_t>(t);
+      const int64_t strip = s_.filters_outer ? task % s_.strips : task / s_.groups;
+      const int64_t group = s_.filters_outer ? task / s_.strips : task % s_.groups;
+      Int8ConvJob job = StripJob(strip);
+      const int64_t first = group * s_.group_size;
+      const int64_t last = std::min<int64_t>(a_.packed->n_blocks, first + s_.group_size);
+      for (int64_t block = first; block < last; ++block) Block(block, &job);
+    }
+  }
+
+ private:
+  Int8ConvJob StripJob(int64_t strip) const {
+    const int64_t across = DivUp(s_.cols, s_.strip_cols), down = DivUp(s_.rows, s_.strip_rows);
+    const int64_t n = strip / (across * down);
+    const int64_t y = strip / across % down * s_.strip_rows;
+    const int64_t x = strip % across * s_.strip_cols;
+    const int64_t at = n * a_.out_n + y * a_.out_h + x;
+    Int8ConvJob job = {};
+    job.rows = static_cast<int32_t>(std::min<int64_t>(s_.strip_rows, s_.rows - y));
+    job.cols = static_cast<int32_t>(std::min<int64_t>(s_.strip_cols, s_.cols - x));
+    job.in = a_.in + n * a_.in_n + y * a_.in_h + x, job.in_h = a_.in_h;
+    job.out = static_cast<Quad*>(a_.out) + at;  // an element has four bytes, whatever its type
+    job.out_c = a_.out_c, job.out_h = a_.out_h;
+    if (a_.residual != nullptr) job.residual = a_.residual + n * a_.res_n + y * a_.res_h + x;
+    job.res_c = a_.res_c, job.res_h = a_.res_h;
+    job.n_filters = static_cast<int32_t>(a_.packed->n_filters);
+    job.may_overlap = a_.residual != a_.out;
+    job.epilogue = &a_.epilogue;
+    return job;
+  }
+
+  void Block(int64_t block, Int8ConvJob* job) const {
+    const PackedInt8View& p = *a_.packed;
+    job->groups = p.groups + block * p.block / 4;
+    job->offsets = p.offsets + p.lists[block];
+    job->n_entries = p.row_ptr[block + 1] - p.row_ptr[block];
+    job->weights =
+        reinterpret_cast<const int8_t*>(p.weights) + int64_t{p.row_ptr[block]} * EntryBytes(p);
+    job->bias = p.bias + block * p.block;
+    job->scale = p.scale + block * p.block;
+    run_(*job);
+  }
+
+  const Int8ConvArgs& a_;
+  const ConvSchedule& s_;
+  void (*run_)(const Int8ConvJob& job);
+};
+
+// The outputs of one block and row of a linear layer, in the arithmetic of Int8Finish.
+void FinishLinear(const Int8LinearArgs& a, int64_t block, int64_t row, const int32_t* sums) {
+  const PackedInt8View& p = *a.packed;
+  const Int8Epilogue& e = a.epilogue;
+  for (int64_t lane = 0; lane < kLinearLanes; ++lane) {
+    const int64_t i = block * kLinearLanes + lane;
+    const uint32_t group = p.groups[i / 4];
+    const int64_t filter = int64_t{group} * 4 + lane % 4;
+    if (group == kNone || filter >= p.n_filters) continue;
+    const uint32_t sum = static_cast<uint32_t>(sums[lane]) + static_cast<uint32_t>(p.bias[i]);
+    float added = 0;
+    if (a.residual != nullptr) {
+      const Quad quad = a.residual[row * a.res_n + group * a.res_c];
+      const int32_t r = static_cast<int8_t>(quad >> (8 * (lane % 4)));
+      added = static_cast<float>(r - e.residual_zero) * e.residual_scale;
+    }
+    float t = static_cast<float>(static_cast<int32_t>(sum)) * p.scale[i];
+    if (a.residual != nullptr && !e.residual_after_act) t = t + added;
+    if (e.act == ActKind::kClamp) t = std::min(std::max(t, e.lo), e.hi);
+    if (e.act == ActKind::kLeakyRelu && t < 0) t = t * e.lo;
+    if (a.residual != nullptr && e.residual_after_act) t = t + added;
+    if (e.to_float) {
+      static_cast<float*>(a.out)[row * a.out_n + filter * a.out_c] = t;
+    } else {
+      t = std::min(std::max(t, static_cast<float>(-128 - e.zero)), static_cast<float>(127 - e.zero));
+      const auto level = static_cast<int8_t>(__builtin_lrintf(t) + e.zero);
+      Quad* quad = static_cast<Quad*>(a.out) + row * a.out_n + group * a.out_c;
+      reinterpret_cast<int8_t*>(quad)[lane % 4] = level;
+    }
+  }
+}
+
+void LinearBlocks(const Int8LinearArgs& a, const Int8Kernels& kernels, size_t begin, size_t end) {
+  constexpr int32_t kRows = 16;
+  int32_t sums[kRows * kLinearLanes];
+  const PackedInt8View& p = *a.packed;
+  for (size_t block = begin; block < end; ++block) {
+    Int8LinearJob job = {};
+    job.offsets = p.offsets + p.lists[block];
+    job.n_entries = p.row_ptr[block + 1] - p.row_ptr[block];
+    job.weights = p.weights + int64_t{p.row_ptr[block]} * EntryBytes(p);
+    job.tables = p.tables;
+    job.codebooks = p.codebooks + block * kLinearLanes;
+    job.in_n = a.in_n;
+    job.sums = sums;
+    for (int32_t row = 0; row < a.n; row += kRows) {
+      job.rows = std::min(kRows, a.n - row);
+      job.in = a.in + row * a.in_n;
+      (p.bits == 8 ? kernels.linear : kernels.linear_codes)(job);
+      for (int32_t i = 0; i < job.rows; ++i) {
+        FinishLinear(a, static_cast<int64_t>(block), row + i, sums + kLinearLanes * i);
+      }
+    }
+  }
+}
+
+// What channel c = 4 * quad + j of a float tensor has in row y; null where there is none.
+template <typename T>
+void RowsOf(const BasicView<T>& v, int64_t n, int64_t quad, int64_t y, T* (&rows)[4]) {
+  for (int64_t j = 0; j < 4; ++j) {
+    rows[j] = 4 * quad + j < v.c ? v.Row(n, 4 * quad + j, y) : nullptr;
+  }
+}
+
+}  // namespace
+
+const Int8Kernels& Int8KernelsOf(Isa isa) {
+  switch (isa) {
+#ifdef EDGE_HAVE_AVX2
+    case Isa::kAvx2:
+    case Isa::kAvx512:
+      return kAvx2Int8;
+#endif
+#ifdef EDGE_HAVE_AVX512VNNI
+    case Isa::kAvx512Vnni:
+      return kAvx512VnniInt8;
+#endif
+#ifdef EDGE_HAVE_DOTPROD
+    case Isa::kDotprod:
+      return kDotprodInt8;
+#endif
+#ifdef EDGE_HAVE_I8MM
+    case Isa::kI8mm:
+      return kI8mmInt8;
+#endif
+    default:
+      return kFallbackInt8;
+  }
+}
+
+bool PrepareInt8(const PackedInt8View& packed, bool in_registers, Isa isa, Int8Weights* out) {
+  out->packed = packed;
+  PackedInt8View& p = out->packed;
+  if (p.bits == 4 && !in_registers) {
+    const size_t bytes = size_t{p.n_entries} * p.block * 4;
+    out->levels.reset(new (std::nothrow) uint8_t[bytes + 64]);
+    if (out->levels == nullptr) return false;
+    Decode(packed, out->levels.get());
+    p.bits = 8;
+    p.weights = out->levels.get();
+  }
+  if (p.bits == 8 && Int8KernelsOf(isa).unsigned_pixels) {
+    out->bias.reset(new (std::nothrow) int32_t[size_t{p.n_blocks} * p.block]);
+    if (out->bias == nullptr) return false;
+    ShiftBias(p, out->bias.get());
+    p.bias = out->bias.get();
+  }
+  return true;
+}
+
+ConvSchedule PlanConvInt8(const Int8ConvArgs& a, size_t threads, Isa isa) {
+  const PackedInt8View& p = *a.packed;
+  const Int8Kernels& kernels = Int8KernelsOf(isa);
+  std::vector<int32_t> offsets;  // of all blocks, not shared
+  offsets.reserve(p.n_entries);
+  for (uint32_t block = 0; block < p.n_blocks; ++block) {
+    const int32_t* list = p.offsets + p.lists[block];
+    offsets.insert(offsets.end(), list, list + (p.row_ptr[block + 1] - p.row_ptr[block]));
+  }
+  ConvArgs like = {};
+  like.packed = {p.block, p.n_blocks, p.n_entries, p.n_blocks * p.block, p.row_ptr,
+                 nullptr, offsets.data(), nullptr, nullptr};
+  like.in_n = a.in_n, like.in_h = a.in_h;
+  like.out_n = a.out_n, like.out_c = a.out_c, like.out_h = a.out_h;
+  const float present = 0;  // never read
+  like.residual = a.residual == nullptr ? nullptr : &present;
+  like.res_n = a.res_n, like.res_c = a.res_c, like.res_h = a.res_h;
+  like.n = a.n, like.h = a.h, like.w = a.w;
+  like.may_write_gaps = a.may_write_gaps;
+  const ConvKernel kernel = {"", static_cast<int32_t>(p.block), kernels.conv[p.block / 8].tile,
+                             kernels.vector, nullptr};
+  ConvSchedule schedule = PlanConv(like, kernel, threads);
+  schedule.passes = 1;
+  schedule.pass_ptr.clear();
+  return schedule;
+}
+
+void ConvInt8(const Int8ConvArgs& args, const ConvSchedule& schedule, ThreadPool* pool, Isa isa) {
+  const ConvRun run(args, Int8KernelsOf(isa), schedule);
+  pool->ParallelFor(static_cast<size_t>(schedule.strips * schedule.groups), 1,
+                    [&run](size_t begin, size_t end) { run.Tasks(begin, end); });
+}
+
+void LinearInt8(const Int8LinearArgs& a, ThreadPool* pool, Isa isa) {
+  const Int8Kernels& kernels = Int8KernelsOf(isa);
+  constexpr int64_t kGrainMacs = 128 * 1024;
+  const int64_t blocks = std::max<int64_t>(1, a.packed->n_blocks);
+  const int64_t macs = int64_t{a.packed->n_entries} * 32 * a.n / blocks;
+  const int64_t grain = std::clamp<int64_t>(kGrainMacs / std::max<int64_t>(1, macs), 1, blocks);
+  pool->ParallelFor(a.packed->n_blocks, static_cast<size_t>(grain),
+                    [&](size_t begin, size_t end) { LinearBlocks(a, kernels, begin, end); });
+}
+
+void DepthwiseInt8(const Int8DepthwiseArgs& a, ThreadPool* pool, Isa isa) {
+  const auto run = Int8KernelsOf(isa).depthwise[a.k / 5][a.stride - 1];
+  const auto cost = static_cast<size_t>(a.out.w * a.k);
+  ForEachRun(a.out, cost, pool, [&](int64_t n, int64_t c, int64_t begin, int64_t end) {
+    Int8DepthwiseJob job = {};
+    job.weights = a.weights + c * DepthwiseInt8Weights(a.k);
+    job.in = a.in.Row(n, c, begin * a.stride), job.in_h = a.in.sh;
+    job.out = a.out.Row(n, c, begin), job.out_h = a.out.sh;
+    job.rows = end - begin, job.cols = a.out.w;
+    job.epilogue = &a.epilogue;
+    run(job);
+  });
+}
+
+void QuantizeInt8(const ConstView& in, const BasicView<Quad>& out, float inverse, int32_t zero,
+                  ThreadPool* pool, Isa isa) {
+  const auto run = Int8KernelsOf(isa).quantize;
+  ForEachRow(out, 4 * static_cast<size_t>(out.w), pool, [&](int64_t n, int64_t quad, int64_t y) {
+    const float* rows[4];
+    RowsOf(in, n, quad, y, rows);
+    run(rows, out.Row(n, quad, y), out.w, inverse, zero);
+  });
+}
+
+void DequantizeInt8(const BasicView<const Quad>& in, const View& out, float scale, int32_t zero,
+                    ThreadPool* pool, Isa isa) {
+  const auto run = Int8KernelsOf(isa).dequantize;
+  ForEachRow(in, 4 * static_cast<size_t>(in.w), pool, [&](int64_t n, int64_t quad, int64_t y) {
+    float* rows[4];
+    RowsOf(out, n, quad, y, rows);
+    run(in.Row(n, quad, y), rows, in.w, scale, zero);
+  });
+}
+
+void MeanInt8(const BasicView<const Quad>& in, const BasicView<Quad>& out, float scale,
+              int32_t in_zero, int32_t zero, ThreadPool* pool) {
+  const int64_t pixels = int64_t{in.h} * in.w;
+  ForEachRow(out, 4 * static_cast<size_t>(pixels), pool, [&](int64_t n, int64_t quad, int64_t) {
+    int64_t sums[4] = {};
+    for (int64_t y = 0; y < in.h; ++y) {
+      const auto* row = reinterpret_cast<const int8_t*>(in.Row(n, quad, y));
+      int32_t part[4] = {};  // a row has less than 2^24 pixels
+      for (int64_t x = 0; x < in.w; ++x) {
+        for (int64_t j = 0; j < 4; ++j) part[j] += row[4 * x + j];
+      }
+      for (int j = 0; j < 4; ++j) sums[j] += part[j];
+    }
+    Quad result = 0;
+    for (int j = 0; j < 4; ++j) {
+      const float t = static_cast<float>(sums[j] - pixels * in_zero) * scale;
+      const float least = static_cast<float>(-128 - zero), most = static_cast<float>(127 - zero);
+      const auto level = __builtin_lrintf(std::min(std::max(t, least), most)) + zero;
+      result |= (static_cast<Quad>(level) & 0xffu) << (8 * j);
+    }
+    *out.Row(n, quad, 0) = result;
+  });
+}
+
+void MaxPoolInt8(const BasicView<const Quad>& in, const BasicView<Quad>& out, const int32_t* p,
+                 ThreadPool* pool, Isa isa) {
+  const auto max = Int8KernelsOf(isa).max;
+  const int64_t kh = p[0], kw = p[1], sh = p[2], sw = p[3], top = p[4], left = p[5];
+  const int64_t dh = p[6], dw = p[7];
+  const auto cost = static_cast<size_t>(out.w * kh * kw);
+  ForEachRow(out, cost, pool, [&](int64_t n, int64_t quad, int64_t r) {
+    Quad* row = out.Row(n, quad, r);
+    std::fill(row, row + out.w, 0x80808080u);
+    for (int64_t i = 0; i < kh; ++i) {
+      const int64_t y = r * sh - top + i * dh;
+      if (y < 0 || y >= in.h) continue;
+      for (int64_t k = 0; k < kw; ++k) {
+        const int64_t shift = k * dw - left;  // output q takes column q * sw + shift
+        const int64_t first = shift >= 0 ? 0 : DivUp(-shift, sw);
+        const int64_t last = std::min<int64_t>(out.w, shift >= in.w ? 0 : DivUp(in.w - shift, sw));
+        if (first >= last) continue;
+        max(row + first, in.Row(n, quad, y) + first * sw + shift, last - first, sw);
+      }
+    }
+  });
+}
+
+}  // namespace edge

@@ -1,0 +1,25 @@
+// The kernels of a vector type V as a table.
+#pragma once
+#include "kernels/int8/int8_impl.h"
+
+namespace edge {
+
+// Tiles of V4 and V8 vectors of pixels for blocks of 4 and 8 filters.
+template <class V, int V4, int V8>
+constexpr Int8Kernels Int8Table(const char* name, bool unsigned_pixels,
+                                void (*linear)(const Int8LinearJob&),
+                                void (*linear_codes)(const Int8LinearJob&)) {
+  return {name,
+          unsigned_pixels,
+          {{V4 * V::kLanes, RunConvInt8<V, 4, V4>}, {V8 * V::kLanes, RunConvInt8<V, 8, V8>}},
+          V::kLanes,
+          linear,
+          linear_codes,
+          {{RunDepthwiseInt8<V, 3, 1>, RunDepthwiseInt8<V, 3, 2>},
+           {RunDepthwiseInt8<V, 5, 1>, RunDepthwiseInt8<V, 5, 2>}},
+          RunQuantize<V>,
+          RunDequantize<V>,
+          RunMax<V>};
+}
+
+}  // namespace edge
