@@ -78,8 +78,6 @@ def recipe(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def quantised(recipe: Path) -> Artifact:
-    import executorch.kernels.quantized  # noqa: F401 (for quantised operations that the backend leaves to ExecuTorch)
-
     return build(Recipe.load(recipe), recipe.parent / "out").artifact
 
 
