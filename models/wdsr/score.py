@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from edgectl.compress.prune import prune_oneshot
 from edgectl.errors import UserError
 from edgectl.images import read_image
+from edgectl.lowering.builder import compress
 from edgectl.recipe import Recipe, load_model
 from edgectl.tasks.sr import evaluate, image_files
 
@@ -22,8 +23,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         recipe = Recipe.load(args.recipe)
-        model = load_model(recipe)
-        prune_oneshot(model, recipe.prune)
+        model = compress(recipe, load_model(recipe), torch.rand(recipe.model.input))
         for folder in args.folders:
             photographs = {file.stem: read_image(file) for file in image_files(folder)}
             scores = evaluate(model, photographs, recipe.model.scale or 1)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from edgectl.compress.layers import filters_first, prunable_layers
 from edgectl.compress.schemes import SCHEMES, SchemeConfig
 from edgectl.images import read_image, to_image
+from edgectl.lowering.builder import compress
 from edgectl.recipe import Recipe, load_model
 from edgectl.tasks.sr import bicubic, evaluate, image_files, upscale
 
@@ -63,6 +64,16 @@ def test_the_committed_weights_beat_bicubic_on_photographs_of_a_package(name):
     scores = evaluate(model, photographs, scale)
     assert mean(scores, "model") - mean(scores, "bicubic") >= BETTER_THAN_BICUBIC[name] * 0.6
     assert all(score.model > score.bicubic for score in scores)
+
+
+def test_in_int8_the_dense_weights_lose_less_than_a_seventh_of_a_decibel():
+    data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
+    recipe = Recipe.load(WDSR / "x4_int8.toml")
+    model = load_model(recipe)
+    photographs = {kind: getattr(data, kind)()[..., :3] for kind in ("astronaut", "coffee", "chelsea", "rocket")}
+    quantised = compress(recipe, load_model(recipe), torch.rand(recipe.model.input))
+    before, after = (mean(evaluate(network, photographs, 4), "model") for network in (model, quantised))
+    assert before - 1 / 7 < after < before
 
 
 def test_the_pruned_weights_are_exactly_block_punched_four_times():

@@ -61,8 +61,7 @@ def quantise(
         prepared = prepare_pt2e(traced, EdgeQuantizer(named))
         _calibrate(prepared, images, progress)
         converted = convert_pt2e(prepared)
-        progress("quantising weights", None)
-        _quantise_weights(converted, named)
+        _quantise_weights(converted, named, progress)
     return fx.GraphModule(converted, converted.graph)  # without the float weights
 
 
@@ -130,9 +129,11 @@ def _calibrate(prepared: fx.GraphModule, images: Iterable[Tensor], progress: Pro
             raise UserError(f"The model fails on calibration image {done + 1}: {_first_line(error)}") from error
 
 
-def _quantise_weights(model: fx.GraphModule, named: Mapping[str, _Plan]) -> None:
+def _quantise_weights(model: fx.GraphModule, named: Mapping[str, _Plan], progress: Progress) -> None:
     """Puts levels, scales and their product in the place of the float weights, in place."""
-    for name, node in list(layers_with(model.graph, named)):
+    layers = list(layers_with(model.graph, named))
+    for done, (name, node) in enumerate(layers):
+        progress("quantising weights", done / len(layers))
         plan, transposed = named[name], operation(node) == "conv_transpose2d"
         path = name.rpartition(".")[0]
         layer = model.get_submodule(path)
