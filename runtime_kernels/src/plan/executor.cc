@@ -80,9 +80,14 @@ Epilogue EpilogueOf(const OpRec& op) {
 }
 
 Int8Epilogue Int8EpilogueOf(const OpRec& op, const TensorRec& out, int32_t zero) {
-  return {static_cast<ActKind>(op.act), op.act_param[0], op.act_param[1],
-          op.residual_after_act != 0,   op.f[0],         op.p[1],
-          zero,                         !IsInt8(out)};
+  return {static_cast<ActKind>(op.act),
+          op.act_param[0],
+          op.act_param[1],
+          op.residual_after_act != 0,
+          op.f[0],
+          op.p[1],
+          zero,
+          !IsInt8(out)};
 }
 
 }  // namespace
@@ -168,21 +173,23 @@ Status Executor::Impl::Allocate() {
 
 // What int8 kernels need computed of their weights; parts of a chain share it.
 Status Executor::Impl::Prepare() {
-  std::map<uint64_t, std::shared_ptr<Int8Weights>> prepared;  // by data_off
+  std::map<uint64_t, std::shared_ptr<Int8Weights>> known;  // by data_off
   try {
     int8.resize(plan.header().n_ops);
     for (uint32_t i = 0; i < plan.header().n_ops; ++i) {
       const OpRec& op = plan.op(i);
       const auto kind = static_cast<OpKind>(op.op);
       if (kind != OpKind::kConvInt8 && kind != OpKind::kLinearInt8) continue;
-      std::shared_ptr<Int8Weights>& weights = prepared[op.data_off];
+      std::shared_ptr<Int8Weights>& weights = known[op.data_off];
       if (weights == nullptr) {
         weights = std::make_shared<Int8Weights>();
         PackedInt8View packed;
         const Status status = ResolvePackedInt8(plan, op, &packed);
         if (status != Status::kOk) return status;
-        const bool in_registers = kind == OpKind::kLinearInt8 && op.p[2] != 0;
-        if (!PrepareInt8(packed, in_registers, isa, weights.get())) return Status::kOutOfMemory;
+        const bool prepared = kind == OpKind::kConvInt8
+                                  ? PrepareConvInt8(packed, isa, weights.get())
+                                  : PrepareLinearInt8(packed, op.p[2] != 0, weights.get());
+        if (!prepared) return Status::kOutOfMemory;
       }
       int8[i] = weights;
     }
@@ -309,7 +316,7 @@ void Executor::Impl::RunConvInt8(uint32_t index, RowRange rows, const View& out)
   const ConstView in = Input(plan.index(op.inputs_off), rows);
   const TensorRec& t = plan.tensor(op.output);
   Int8ConvArgs args = {};
-  args.packed = &int8[index]->packed;
+  args.weights = int8[index].get();
   args.epilogue = Int8EpilogueOf(op, t, op.p[0]);
   args.in = Quads(in).data, args.in_n = in.sn, args.in_h = in.sh;
   args.out = out.data, args.out_n = out.sn, args.out_c = out.sc, args.out_h = out.sh;
@@ -330,7 +337,7 @@ void Executor::Impl::RunLinearInt8(uint32_t index, const View& out) {
   const uint32_t first = plan.index(op.inputs_off);
   const ConstView in = Input(first, AllRows(plan.tensor(first)));
   Int8LinearArgs args = {};
-  args.packed = &int8[index]->packed;
+  args.weights = int8[index].get();
   args.epilogue = Int8EpilogueOf(op, plan.tensor(op.output), op.p[0]);
   args.in = Quads(in).data, args.in_n = in.sn;
   args.out = out.data, args.out_n = out.sn, args.out_c = out.sc;

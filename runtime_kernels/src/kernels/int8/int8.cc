@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "kernels/conv/schedule.h"
@@ -30,26 +31,72 @@ void Decode(const PackedInt8View& p, uint8_t* levels) {
   }
 }
 
-// The bias for pixels to which 128 was added.
-void ShiftBias(const PackedInt8View& p, int32_t* bias) {
-  for (uint32_t block = 0; block < p.n_blocks; ++block) {
-    for (uint32_t lane = 0; lane < p.block; ++lane) {
-      int64_t sum = 0;
-      for (uint32_t entry = p.row_ptr[block]; entry < p.row_ptr[block + 1]; ++entry) {
-        const uint8_t* w = p.weights + (int64_t{entry} * p.block + lane) * 4;
-        for (int j = 0; j < 4; ++j) sum += static_cast<int8_t>(w[j]);
-      }
-      const int64_t i = int64_t{block} * p.block + lane;
-      bias[i] = static_cast<int32_t>(static_cast<uint32_t>(p.bias[i] - 128 * sum));
-    }
+bool FitsPairs(const uint8_t* entry, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 2) {
+    const int a = static_cast<int8_t>(entry[i]), b = static_cast<int8_t>(entry[i + 1]);
+    const int positive = std::max(a, 0) + std::max(b, 0),
+              negative = std::min(a, 0) + std::min(b, 0);
+    if (positive > 128 || negative < -128) return false;  // 255 * 128 < 2^15
   }
+  return true;
+}
+
+// The bias of a block whose first entries are for pixels q + 128.
+void ShiftBias(const PackedInt8View& p, uint32_t block, uint32_t shifted, int32_t* bias) {
+  for (uint32_t lane = 0; lane < p.block; ++lane) {
+    int64_t sum = 0;
+    for (uint32_t entry = 0; entry < shifted; ++entry) {
+      const uint8_t* w = p.weights + (int64_t{p.row_ptr[block] + entry} * p.block + lane) * 4;
+      for (int j = 0; j < 4; ++j) sum += static_cast<int8_t>(w[j]);
+    }
+    const int64_t i = int64_t{block} * p.block + lane;
+    bias[i] = static_cast<int32_t>(static_cast<uint32_t>(p.bias[i] - 128 * sum));
+  }
+}
+
+// Copies a block's entries, those that fit pairs first; returns how many these are.
+uint32_t SortByPairs(const PackedInt8View& p, uint32_t block, uint8_t* levels, int32_t* offsets) {
+  const int64_t bytes = int64_t{p.block} * 4;
+  const int64_t first = p.row_ptr[block], n = p.row_ptr[block + 1] - first;
+  int64_t to = 0, fitting = 0;
+  for (bool wanted : {true, false}) {
+    for (int64_t i = 0; i < n; ++i) {
+      const uint8_t* entry = p.weights + (first + i) * bytes;
+      if (FitsPairs(entry, bytes) != wanted) continue;
+      std::copy(entry, entry + bytes, levels + (first + to) * bytes);
+      offsets[first + to++] = p.offsets[p.lists[block] + i];
+    }
+    if (wanted) fitting = to;
+  }
+  return static_cast<uint32_t>(fitting);
+}
+
+template <typename T>
+bool Allocate(size_t n, std::unique_ptr<T[]>* out) {
+  out->reset(new (std::nothrow) T[n + 64]());  // kernels load whole vectors
+  return *out != nullptr;
+}
+
+// Levels in place of codes.
+bool DecodeAll(Int8Weights* w) {
+  PackedInt8View& p = w->packed;
+  if (p.bits == 8) return true;
+  if (!Allocate(size_t{p.n_entries} * p.block * 4, &w->levels)) return false;
+  Decode(p, w->levels.get());
+  p.bits = 8;
+  p.weights = w->levels.get();
+  return true;
 }
 
 // The schedule of the float kernels, for the same geometry.
 class ConvRun {
  public:
   ConvRun(const Int8ConvArgs& args, const Int8Kernels& kernels, const ConvSchedule& schedule)
-      : a_(args), s_(schedule), run_(kernels.conv[args.packed->block / 8].run) {}
+      : a_(args),
+        p_(args.weights->packed),
+        s_(schedule),
+        lanes_(kernels.conv[p_.block / 8].lanes),
+        run_(kernels.conv[p_.block / 8].run) {}
 
   void Tasks(size_t begin, size_t end) const {
     for (size_t t = begin; t < end; ++t) {
@@ -58,8 +105,9 @@ class ConvRun {
       const int64_t group = s_.filters_outer ? task / s_.strips : task % s_.groups;
       Int8ConvJob job = StripJob(strip);
       const int64_t first = group * s_.group_size;
-      const int64_t last = std::min<int64_t>(a_.packed->n_blocks, first + s_.group_size);
-      for (int64_t block = first; block < last; ++block) Block(block, &job);
+      const int64_t units = int64_t{p_.n_blocks} * (p_.block / lanes_);
+      const int64_t last = std::min(units, first + s_.group_size);
+      for (int64_t unit = first; unit < last; ++unit) Unit(unit, &job);
     }
   }
 
@@ -78,32 +126,38 @@ class ConvRun {
     job.out_c = a_.out_c, job.out_h = a_.out_h;
     if (a_.residual != nullptr) job.residual = a_.residual + n * a_.res_n + y * a_.res_h + x;
     job.res_c = a_.res_c, job.res_h = a_.res_h;
-    job.n_filters = static_cast<int32_t>(a_.packed->n_filters);
+    job.n_filters = static_cast<int32_t>(p_.n_filters);
     job.may_overlap = a_.residual != a_.out;
     job.epilogue = &a_.epilogue;
     return job;
   }
 
-  void Block(int64_t block, Int8ConvJob* job) const {
-    const PackedInt8View& p = *a_.packed;
-    job->groups = p.groups + block * p.block / 4;
-    job->offsets = p.offsets + p.lists[block];
-    job->n_entries = p.row_ptr[block + 1] - p.row_ptr[block];
-    job->weights =
-        reinterpret_cast<const int8_t*>(p.weights) + int64_t{p.row_ptr[block]} * EntryBytes(p);
-    job->bias = p.bias + block * p.block;
-    job->scale = p.scale + block * p.block;
+  void Unit(int64_t unit, Int8ConvJob* job) const {
+    const int64_t block = unit * lanes_ / p_.block, lane = unit * lanes_ % p_.block;
+    const int64_t at = block * p_.block + lane;
+    job->groups = p_.groups + at / 4;
+    if (job->groups[0] == kNone) return;
+    job->offsets = p_.offsets + p_.lists[block];
+    job->n_entries = p_.row_ptr[block + 1] - p_.row_ptr[block];
+    job->n_shifted = a_.weights->shifted[block];
+    job->weights_stride = EntryBytes(p_);
+    job->weights = reinterpret_cast<const int8_t*>(p_.weights) +
+                   int64_t{p_.row_ptr[block]} * job->weights_stride + 4 * lane;
+    job->bias = p_.bias + at;
+    job->scale = p_.scale + at;
     run_(*job);
   }
 
   const Int8ConvArgs& a_;
+  const PackedInt8View& p_;
   const ConvSchedule& s_;
+  const int32_t lanes_;
   void (*run_)(const Int8ConvJob& job);
 };
 
 // The outputs of one block and row of a linear layer, in the arithmetic of Int8Finish.
 void FinishLinear(const Int8LinearArgs& a, int64_t block, int64_t row, const int32_t* sums) {
-  const PackedInt8View& p = *a.packed;
+  const PackedInt8View& p = a.weights->packed;
   const Int8Epilogue& e = a.epilogue;
   for (int64_t lane = 0; lane < kLinearLanes; ++lane) {
     const int64_t i = block * kLinearLanes + lane;
@@ -125,7 +179,8 @@ void FinishLinear(const Int8LinearArgs& a, int64_t block, int64_t row, const int
     if (e.to_float) {
       static_cast<float*>(a.out)[row * a.out_n + filter * a.out_c] = t;
     } else {
-      t = std::min(std::max(t, static_cast<float>(-128 - e.zero)), static_cast<float>(127 - e.zero));
+      t = std::min(std::max(t, static_cast<float>(-128 - e.zero)),
+                   static_cast<float>(127 - e.zero));
       const auto level = static_cast<int8_t>(__builtin_lrintf(t) + e.zero);
       Quad* quad = static_cast<Quad*>(a.out) + row * a.out_n + group * a.out_c;
       reinterpret_cast<int8_t*>(quad)[lane % 4] = level;
@@ -136,7 +191,7 @@ void FinishLinear(const Int8LinearArgs& a, int64_t block, int64_t row, const int
 void LinearBlocks(const Int8LinearArgs& a, const Int8Kernels& kernels, size_t begin, size_t end) {
   constexpr int32_t kRows = 16;
   int32_t sums[kRows * kLinearLanes];
-  const PackedInt8View& p = *a.packed;
+  const PackedInt8View& p = a.weights->packed;
   for (size_t block = begin; block < end; ++block) {
     Int8LinearJob job = {};
     job.offsets = p.offsets + p.lists[block];
@@ -191,28 +246,46 @@ const Int8Kernels& Int8KernelsOf(Isa isa) {
   }
 }
 
-bool PrepareInt8(const PackedInt8View& packed, bool in_registers, Isa isa, Int8Weights* out) {
+bool PrepareLinearInt8(const PackedInt8View& packed, bool in_registers, Int8Weights* out) {
+  out->packed = packed;
+  return in_registers || DecodeAll(out);
+}
+
+bool PrepareConvInt8(const PackedInt8View& packed, Isa isa, Int8Weights* out) {
   out->packed = packed;
   PackedInt8View& p = out->packed;
-  if (p.bits == 4 && !in_registers) {
-    const size_t bytes = size_t{p.n_entries} * p.block * 4;
-    out->levels.reset(new (std::nothrow) uint8_t[bytes + 64]);
-    if (out->levels == nullptr) return false;
-    Decode(packed, out->levels.get());
-    p.bits = 8;
+  const Shifted shifted = Int8KernelsOf(isa).shifted;
+  if (!DecodeAll(out) || !Allocate(p.n_blocks, &out->shifted)) return false;
+  if (shifted == Shifted::kNone) return true;
+  if (!Allocate(size_t{p.n_blocks} * p.block, &out->bias)) return false;
+  std::unique_ptr<uint8_t[]> levels;
+  if (shifted == Shifted::kPairs &&
+      (!Allocate(size_t{p.n_entries} * p.block * 4, &levels) ||
+       !Allocate(p.n_entries, &out->offsets) || !Allocate(p.n_blocks, &out->lists))) {
+    return false;
+  }
+  for (uint32_t block = 0; block < p.n_blocks; ++block) {
+    out->shifted[block] = shifted == Shifted::kAll
+                              ? p.row_ptr[block + 1] - p.row_ptr[block]
+                              : SortByPairs(p, block, levels.get(), out->offsets.get());
+    if (shifted == Shifted::kPairs) out->lists[block] = p.row_ptr[block];
+  }
+  if (shifted == Shifted::kPairs) {
+    out->levels = std::move(levels);
     p.weights = out->levels.get();
+    p.offsets = out->offsets.get();
+    p.n_offsets = p.n_entries;
+    p.lists = out->lists.get();
   }
-  if (p.bits == 8 && Int8KernelsOf(isa).unsigned_pixels) {
-    out->bias.reset(new (std::nothrow) int32_t[size_t{p.n_blocks} * p.block]);
-    if (out->bias == nullptr) return false;
-    ShiftBias(p, out->bias.get());
-    p.bias = out->bias.get();
+  for (uint32_t block = 0; block < p.n_blocks; ++block) {
+    ShiftBias(p, block, out->shifted[block], out->bias.get());
   }
+  p.bias = out->bias.get();
   return true;
 }
 
 ConvSchedule PlanConvInt8(const Int8ConvArgs& a, size_t threads, Isa isa) {
-  const PackedInt8View& p = *a.packed;
+  const PackedInt8View& p = a.weights->packed;
   const Int8Kernels& kernels = Int8KernelsOf(isa);
   std::vector<int32_t> offsets;  // of all blocks, not shared
   offsets.reserve(p.n_entries);
@@ -221,8 +294,8 @@ ConvSchedule PlanConvInt8(const Int8ConvArgs& a, size_t threads, Isa isa) {
     offsets.insert(offsets.end(), list, list + (p.row_ptr[block + 1] - p.row_ptr[block]));
   }
   ConvArgs like = {};
-  like.packed = {p.block, p.n_blocks, p.n_entries, p.n_blocks * p.block, p.row_ptr,
-                 nullptr, offsets.data(), nullptr, nullptr};
+  like.packed = {p.block,        p.n_blocks, p.n_entries, p.n_blocks * p.block, p.row_ptr, nullptr,
+                 offsets.data(), nullptr,    nullptr};
   like.in_n = a.in_n, like.in_h = a.in_h;
   like.out_n = a.out_n, like.out_c = a.out_c, like.out_h = a.out_h;
   const float present = 0;  // never read
@@ -230,8 +303,8 @@ ConvSchedule PlanConvInt8(const Int8ConvArgs& a, size_t threads, Isa isa) {
   like.res_n = a.res_n, like.res_c = a.res_c, like.res_h = a.res_h;
   like.n = a.n, like.h = a.h, like.w = a.w;
   like.may_write_gaps = a.may_write_gaps;
-  const ConvKernel kernel = {"", static_cast<int32_t>(p.block), kernels.conv[p.block / 8].tile,
-                             kernels.vector, nullptr};
+  const auto& conv = kernels.conv[p.block / 8];
+  const ConvKernel kernel = {"", conv.lanes, conv.tile, kernels.vector, nullptr};
   ConvSchedule schedule = PlanConv(like, kernel, threads);
   schedule.passes = 1;
   schedule.pass_ptr.clear();
@@ -247,10 +320,11 @@ void ConvInt8(const Int8ConvArgs& args, const ConvSchedule& schedule, ThreadPool
 void LinearInt8(const Int8LinearArgs& a, ThreadPool* pool, Isa isa) {
   const Int8Kernels& kernels = Int8KernelsOf(isa);
   constexpr int64_t kGrainMacs = 128 * 1024;
-  const int64_t blocks = std::max<int64_t>(1, a.packed->n_blocks);
-  const int64_t macs = int64_t{a.packed->n_entries} * 32 * a.n / blocks;
+  const PackedInt8View& p = a.weights->packed;
+  const int64_t blocks = std::max<int64_t>(1, p.n_blocks);
+  const int64_t macs = int64_t{p.n_entries} * 32 * a.n / blocks;
   const int64_t grain = std::clamp<int64_t>(kGrainMacs / std::max<int64_t>(1, macs), 1, blocks);
-  pool->ParallelFor(a.packed->n_blocks, static_cast<size_t>(grain),
+  pool->ParallelFor(p.n_blocks, static_cast<size_t>(grain),
                     [&](size_t begin, size_t end) { LinearBlocks(a, kernels, begin, end); });
 }
 

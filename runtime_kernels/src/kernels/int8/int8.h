@@ -1,5 +1,5 @@
-// Operations on int8 tensors (edge/plan_format.h has their arithmetic). Every path computes the same
-// bits.
+// Operations on int8 tensors (edge/plan_format.h has their arithmetic). Every path computes the
+// same bits.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -37,12 +37,18 @@ struct PackedInt8View {
 // The same as the kernels of an ISA take them: what must be computed first has memory of its own.
 struct Int8Weights {
   PackedInt8View packed;
+  // Of every block, how many entries come first whose pixels may be taken as q + 128.
+  std::unique_ptr<uint32_t[]> shifted;
   std::unique_ptr<uint8_t[]> levels;
+  std::unique_ptr<int32_t[]> offsets;
+  std::unique_ptr<uint32_t[]> lists;
   std::unique_ptr<int32_t[]> bias;
 };
 
-// `in_registers`: codes stay codes, for Linear to decode as it reads them. False without memory.
-bool PrepareInt8(const PackedInt8View& packed, bool in_registers, Isa isa, Int8Weights* out);
+// For ConvInt8, or for LinearInt8. `in_registers`: codes stay codes, for the kernel to decode as it
+// reads them. False without memory.
+bool PrepareConvInt8(const PackedInt8View& packed, Isa isa, Int8Weights* out);
+bool PrepareLinearInt8(const PackedInt8View& packed, bool in_registers, Int8Weights* out);
 
 struct Int8Epilogue {
   ActKind act;   // kNone, kClamp, kLeakyRelu
@@ -56,7 +62,7 @@ struct Int8Epilogue {
 
 // Strides in elements, quads or floats. Pointers are to element (0, 0, 0, 0).
 struct Int8ConvArgs {
-  const PackedInt8View* packed;
+  const Int8Weights* weights;
   Int8Epilogue epilogue;
   const Quad* in;
   int64_t in_n, in_h;
@@ -70,7 +76,7 @@ struct Int8ConvArgs {
 
 // Out's h and w are 1.
 struct Int8LinearArgs {
-  const PackedInt8View* packed;
+  const Int8Weights* weights;
   Int8Epilogue epilogue;
   const Quad* in;
   int64_t in_n;

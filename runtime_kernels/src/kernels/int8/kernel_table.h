@@ -5,11 +5,13 @@
 
 namespace edge {
 
-// The filters of a block over a rectangle of pixels.
+// Four or eight filters of a block over a rectangle of pixels.
 struct Int8ConvJob {
   const int32_t* offsets;  // [n_entries]
   int64_t n_entries;
-  const int8_t* weights;   // [n_entries][lanes][4]
+  int64_t n_shifted;       // entries, the first ones, whose pixels are taken as q + 128
+  const int8_t* weights;   // of an entry: [lanes][4]
+  int64_t weights_stride;  // from one entry to the next
   const int32_t* bias;     // [lanes]
   const float* scale;      // [lanes]
   const uint32_t* groups;  // [lanes / 4], kNone: unused
@@ -49,13 +51,21 @@ struct Int8DepthwiseJob {
   const Int8Epilogue* epilogue;
 };
 
+// Which entries a convolution takes pixels as q + 128 for, unsigned; the bias makes up for it.
+enum class Shifted {
+  kNone,
+  kAll,
+  kPairs,  // those of whose products two never leave 16 bits, which come first
+};
+
 struct Int8Kernels {
   const char* name;
-  bool unsigned_pixels;  // the bias of Conv and Linear is that for pixels q + 128
+  Shifted shifted;
   struct {
-    int32_t tile;  // pixels computed together
+    int32_t lanes;  // filters computed together
+    int32_t tile;   // pixels computed together
     void (*run)(const Int8ConvJob& job);
-  } conv[2];      // of 4, 8 filters
+  } conv[2];       // for blocks of 4, 8 filters
   int32_t vector;  // pixels a vector register
   void (*linear)(const Int8LinearJob& job);
   void (*linear_codes)(const Int8LinearJob& job);

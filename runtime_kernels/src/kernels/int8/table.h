@@ -4,14 +4,15 @@
 
 namespace edge {
 
-// Tiles of V4 and V8 vectors of pixels for blocks of 4 and 8 filters.
-template <class V, int V4, int V8>
-constexpr Int8Kernels Int8Table(const char* name, bool unsigned_pixels,
+// Tiles of V4 and V8 vectors of pixels for blocks of 4 and 8 filters, the latter L filters at a
+// time.
+template <class V, int V4, int L, int V8>
+constexpr Int8Kernels Int8Table(const char* name, Shifted shifted,
                                 void (*linear)(const Int8LinearJob&),
                                 void (*linear_codes)(const Int8LinearJob&)) {
   return {name,
-          unsigned_pixels,
-          {{V4 * V::kLanes, RunConvInt8<V, 4, V4>}, {V8 * V::kLanes, RunConvInt8<V, 8, V8>}},
+          shifted,
+          {{4, V4 * V::kLanes, RunConvInt8<V, 4, V4>}, {L, V8 * V::kLanes, RunConvInt8<V, L, V8>}},
           V::kLanes,
           linear,
           linear_codes,

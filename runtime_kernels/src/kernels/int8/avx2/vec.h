@@ -1,5 +1,5 @@
-// Vectors of 8 pixels for AVX2. Products of bytes are summed in pairs in 16 bits, which never
-// overflow: |q| <= 128 and |w| <= 127.
+// Vectors of 8 pixels for AVX2. Products of bytes are summed in pairs in 16 bits, which must not
+// overflow.
 #pragma once
 #include <immintrin.h>
 
@@ -13,30 +13,58 @@ struct Int8Vec8 {
   using Quads = __m256i;
   using Real = __m256;
   static constexpr int kLanes = 8;
-  static constexpr bool kPaired = false;
 
-  struct Pixels {
-    __m256i value, magnitude;
-  };
-  static EDGE_INLINE Pixels LoadPixels(const Quad* p) {
-    const __m256i value = Load(p);
-    return {value, _mm256_abs_epi8(value)};
-  }
-  // u * w, u being the magnitudes of signed bytes and w with their signs.
-  static EDGE_INLINE Sum Products(__m256i magnitude, __m256i w, Sum sum) {
-    const __m256i pairs = _mm256_maddubs_epi16(magnitude, w);
+  // The products of unsigned and signed bytes, summed by four.
+  static EDGE_INLINE Sum Products(__m256i x, __m256i w, Sum sum) {
+    const __m256i pairs = _mm256_maddubs_epi16(x, w);
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
-  template <int B>
-  struct Weights {
-    explicit EDGE_INLINE Weights(const int8_t* w) : p(reinterpret_cast<const float*>(w)) {}
-    template <int b>
-    EDGE_INLINE Sum Dot(const Pixels& x, Sum sum) const {
-      const __m256i w = _mm256_castps_si256(_mm256_broadcast_ss(p + b));
-      return Products(x.magnitude, _mm256_sign_epi8(w, x.value), sum);
+  static EDGE_INLINE __m256i FourWeights(const int8_t* w) {
+    return _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float*>(w)));
+  }
+
+  // Of pixels as q + 128: the weights are such that two products fit 16 bits.
+  struct Shift {
+    using Pixels = __m256i;
+    static EDGE_INLINE Pixels Load(const Quad* p) {
+      return _mm256_xor_si256(Int8Vec8::Load(p), _mm256_set1_epi8(-128));
     }
-    const float* p;
+    template <int B>
+    struct Weights {
+      explicit EDGE_INLINE Weights(const int8_t* w) : p(w) {}
+      template <int b>
+      EDGE_INLINE Sum Dot(const Pixels& x, Sum sum) const {
+        return Products(x, FourWeights(p + 4 * b), sum);
+      }
+      const int8_t* p;
+    };
   };
+
+  // Of any pixels and weights, as |q| times the weight with q's sign: |q| <= 128 and |w| <= 127.
+  struct Sign {
+    struct Pixels {
+      __m256i value, magnitude;
+    };
+    static EDGE_INLINE Pixels Load(const Quad* p) {
+      const __m256i value = Int8Vec8::Load(p);
+      return {value, _mm256_abs_epi8(value)};
+    }
+    template <int B>
+    struct Weights {
+      explicit EDGE_INLINE Weights(const int8_t* w) : p(w) {}
+      template <int b>
+      EDGE_INLINE Sum Dot(const Pixels& x, Sum sum) const {
+        return Products(x.magnitude, _mm256_sign_epi8(FourWeights(p + 4 * b), x.value), sum);
+      }
+      const int8_t* p;
+    };
+  };
+
+  template <int B, int NV>
+  static EDGE_INLINE void Accumulate(const Int8ConvJob& job, const Quad* in, Sum (&sums)[B][NV]) {
+    AccumulateInt8<Shift, kLanes>(job, 0, job.n_shifted, in, sums);
+    AccumulateInt8<Sign, kLanes>(job, job.n_shifted, job.n_entries, in, sums);
+  }
 
   static EDGE_INLINE Sum SetSum(int32_t x) { return _mm256_set1_epi32(x); }
   static EDGE_INLINE Sum AddSum(Sum a, Sum b) { return _mm256_add_epi32(a, b); }
@@ -73,8 +101,8 @@ struct Int8Vec8 {
   static EDGE_INLINE void StoreReal(float* p, Real x) { _mm256_storeu_ps(p, x); }
   static EDGE_INLINE void StorePartReal(float* p, Real x, int n) { Vec8::StorePart(p, x, n); }
   static EDGE_INLINE Quads TakeEven(const Quad* p) {
-    const __m256 even = _mm256_shuffle_ps(_mm256_castsi256_ps(Load(p)),
-                                          _mm256_castsi256_ps(Load(p + 8)), 0x88);
+    const __m256 even =
+        _mm256_shuffle_ps(_mm256_castsi256_ps(Load(p)), _mm256_castsi256_ps(Load(p + 8)), 0x88);
     return _mm256_permute4x64_epi64(_mm256_castps_si256(even), 0xd8);
   }
   static EDGE_INLINE Quads MaxBytes(Quads a, Quads b) { return _mm256_max_epi8(a, b); }

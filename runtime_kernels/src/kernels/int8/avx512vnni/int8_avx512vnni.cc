@@ -11,25 +11,30 @@ struct Int8Vec16 {
   using Sum = __m512i;
   using Quads = __m512i;
   using Real = __m512;
-  using Pixels = __m512i;
   static constexpr int kLanes = 16;
-  static constexpr bool kPaired = false;
   static constexpr __mmask16 kAll = 0xffff;  // see conv/avx512/vec.h
 
-  static EDGE_INLINE Pixels LoadPixels(const Quad* p) {
-    return _mm512_xor_si512(Load(p), _mm512_set1_epi8(-128));
-  }
-  template <int B>
-  struct Weights {
-    explicit EDGE_INLINE Weights(const int8_t* w) : p(w) {}
-    template <int b>
-    EDGE_INLINE Sum Dot(Pixels x, Sum sum) const {
-      int32_t w;
-      __builtin_memcpy(&w, p + 4 * b, sizeof(w));
-      return _mm512_dpbusd_epi32(sum, x, _mm512_set1_epi32(w));
+  struct Dots {
+    using Pixels = __m512i;
+    static EDGE_INLINE Pixels Load(const Quad* p) {
+      return _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(-128));
     }
-    const int8_t* p;
+    template <int B>
+    struct Weights {
+      explicit EDGE_INLINE Weights(const int8_t* w) : p(w) {}
+      template <int b>
+      EDGE_INLINE Sum Dot(Pixels x, Sum sum) const {
+        int32_t w;
+        __builtin_memcpy(&w, p + 4 * b, sizeof(w));
+        return _mm512_dpbusd_epi32(sum, x, _mm512_set1_epi32(w));
+      }
+      const int8_t* p;
+    };
   };
+  template <int B, int NV>
+  static EDGE_INLINE void Accumulate(const Int8ConvJob& job, const Quad* in, Sum (&sums)[B][NV]) {
+    AccumulateInt8<Dots, kLanes>(job, 0, job.n_entries, in, sums);
+  }
 
   static EDGE_INLINE __mmask16 First(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
   static EDGE_INLINE Sum SetSum(int32_t x) { return _mm512_set1_epi32(x); }
@@ -71,7 +76,8 @@ struct Int8Vec16 {
     _mm512_mask_storeu_ps(p, First(n), x);
   }
   static EDGE_INLINE Quads TakeEven(const Quad* p) {
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     return _mm512_permutex2var_epi32(Load(p), even, Load(p + 16));
   }
   static EDGE_INLINE Quads MaxBytes(Quads a, Quads b) { return _mm512_max_epi8(a, b); }
@@ -94,7 +100,7 @@ struct Int8Vec16 {
 }  // namespace avx512vnni
 
 // The linear kernels of AVX2 take signed pixels.
-const Int8Kernels kAvx512VnniInt8 = Int8Table<avx512vnni::Int8Vec16, 4, 2>(
-    "avx512vnni", true, avx512vnni::RunLinearInt8, avx512vnni::RunLinearInt8Codes);
+const Int8Kernels kAvx512VnniInt8 = Int8Table<avx512vnni::Int8Vec16, 4, 8, 2>(
+    "avx512vnni", Shifted::kAll, avx512vnni::RunLinearInt8, avx512vnni::RunLinearInt8Codes);
 
 }  // namespace edge

@@ -5,7 +5,7 @@
 
 namespace edge {
 
-const Int8Kernels kDotprodInt8 = Int8Table<dotprod::Int8Vec4, 4, 3>(
-    "dotprod", false, dotprod::RunLinearInt8, dotprod::RunLinearInt8Codes);
+const Int8Kernels kDotprodInt8 = Int8Table<dotprod::Int8Vec4, 4, 8, 3>(
+    "dotprod", Shifted::kNone, dotprod::RunLinearInt8, dotprod::RunLinearInt8Codes);
 
 }  // namespace edge

@@ -11,22 +11,28 @@ struct Int8Vec4 {
   using Sum = int32x4_t;
   using Quads = uint32x4_t;
   using Real = float32x4_t;
-  using Pixels = int8x16_t;
   static constexpr int kLanes = 4;
-  static constexpr bool kPaired = false;
 
-  static EDGE_INLINE Pixels LoadPixels(const Quad* p) { return vreinterpretq_s8_u32(Load(p)); }
-  template <int B>
-  struct Weights {
-    explicit EDGE_INLINE Weights(const int8_t* w) {
-      Unroll<B / 4>([&](auto i) EDGE_INLINE_LAMBDA { four[i.value] = vld1q_s8(w + 16 * i.value); });
-    }
-    template <int b>
-    EDGE_INLINE Sum Dot(Pixels x, Sum sum) const {
-      return vdotq_laneq_s32(sum, x, four[b / 4], b % 4);
-    }
-    int8x16_t four[B / 4];
+  struct Dots {
+    using Pixels = int8x16_t;
+    static EDGE_INLINE Pixels Load(const Quad* p) { return vreinterpretq_s8_u32(vld1q_u32(p)); }
+    template <int B>
+    struct Weights {
+      explicit EDGE_INLINE Weights(const int8_t* w) {
+        Unroll<B / 4>([&](auto i)
+                          EDGE_INLINE_LAMBDA { four[i.value] = vld1q_s8(w + 16 * i.value); });
+      }
+      template <int b>
+      EDGE_INLINE Sum Dot(Pixels x, Sum sum) const {
+        return vdotq_laneq_s32(sum, x, four[b / 4], b % 4);
+      }
+      int8x16_t four[B / 4];
+    };
   };
+  template <int B, int NV>
+  static EDGE_INLINE void Accumulate(const Int8ConvJob& job, const Quad* in, Sum (&sums)[B][NV]) {
+    AccumulateInt8<Dots, kLanes>(job, 0, job.n_entries, in, sums);
+  }
 
   static EDGE_INLINE Sum SetSum(int32_t x) { return vdupq_n_s32(x); }
   static EDGE_INLINE Sum AddSum(Sum a, Sum b) { return vaddq_s32(a, b); }
@@ -96,8 +102,10 @@ struct Int8Vec4 {
       const Int8Finish<Int8Vec4> finish(e_);
       Real t[4];
       finish.Reals(sums, [&](auto) EDGE_INLINE_LAMBDA { return scale_; }, nullptr, t);
-      const int16x8_t left = vcombine_s16(vmovn_s32(finish.Level(t[0])), vmovn_s32(finish.Level(t[1])));
-      const int16x8_t right = vcombine_s16(vmovn_s32(finish.Level(t[2])), vmovn_s32(finish.Level(t[3])));
+      const int16x8_t left =
+          vcombine_s16(vmovn_s32(finish.Level(t[0])), vmovn_s32(finish.Level(t[1])));
+      const int16x8_t right =
+          vcombine_s16(vmovn_s32(finish.Level(t[2])), vmovn_s32(finish.Level(t[3])));
       return vreinterpretq_u32_s8(vcombine_s8(vmovn_s16(left), vmovn_s16(right)));
     }
 
@@ -122,7 +130,8 @@ EDGE_INLINE void LinearAll(const Int8LinearJob& job, const Levels& levels) {
   const auto rows = [&](auto count, int64_t row) EDGE_INLINE_LAMBDA {
     constexpr int R = count.value;
     int32x4_t sums[R][2];
-    Unroll<R>([&](auto r) EDGE_INLINE_LAMBDA { sums[r.value][0] = sums[r.value][1] = vdupq_n_s32(0); });
+    Unroll<R>([&](auto r)
+                  EDGE_INLINE_LAMBDA { sums[r.value][0] = sums[r.value][1] = vdupq_n_s32(0); });
     const Quad* in = job.in + row * job.in_n;
     for (int64_t i = 0; i < job.n_entries; ++i) {
       const int8x16_t low = levels(i, Index<0>{}), high = levels(i, Index<1>{});

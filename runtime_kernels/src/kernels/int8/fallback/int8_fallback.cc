@@ -3,7 +3,7 @@
 
 namespace edge {
 
-const Int8Kernels kFallbackInt8 =
-    Int8Table<Int8ArrayVec<8>, 1, 1>("scalar", false, LinearInt8Fallback, LinearInt8CodesFallback);
+const Int8Kernels kFallbackInt8 = Int8Table<Int8ArrayVec<8>, 1, 8, 1>(
+    "scalar", Shifted::kNone, LinearInt8Fallback, LinearInt8CodesFallback);
 
 }  // namespace edge

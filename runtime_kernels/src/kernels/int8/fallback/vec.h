@@ -10,7 +10,6 @@ namespace edge {
 template <int N>
 struct Int8ArrayVec {
   static constexpr int kLanes = N;
-  static constexpr bool kPaired = false;
   struct Sum {
     int32_t x[N];
   };
@@ -49,13 +48,23 @@ struct Int8ArrayVec {
       for (int i = 0; i < N; ++i) {
         const int32_t four = w[0] * pixels.x[0][i] + w[1] * pixels.x[1][i] + w[2] * pixels.x[2][i] +
                              w[3] * pixels.x[3][i];
-        sum.x[i] = static_cast<int32_t>(static_cast<uint32_t>(sum.x[i]) +
-                                        static_cast<uint32_t>(four));
+        sum.x[i] =
+            static_cast<int32_t>(static_cast<uint32_t>(sum.x[i]) + static_cast<uint32_t>(four));
       }
       return sum;
     }
     const int8_t* p;
   };
+  struct Dots {
+    using Pixels = Int8ArrayVec::Pixels;
+    static EDGE_INLINE Pixels Load(const Quad* p) { return LoadPixels(p); }
+    template <int B>
+    using Weights = Int8ArrayVec::Weights<B>;
+  };
+  template <int B, int NV>
+  static EDGE_INLINE void Accumulate(const Int8ConvJob& job, const Quad* in, Sum (&sums)[B][NV]) {
+    AccumulateInt8<Dots, N>(job, 0, job.n_entries, in, sums);
+  }
 
   static EDGE_INLINE Sum SetSum(int32_t x) {
     return Each<Sum>([&](int) { return x; });
