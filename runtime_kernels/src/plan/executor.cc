@@ -80,9 +80,14 @@ Epilogue EpilogueOf(const OpRec& op) {
 }
 
 Int8Epilogue Int8EpilogueOf(const OpRec& op, const TensorRec& out, int32_t zero) {
-  return {static_cast<ActKind>(op.act), op.act_param[0], op.act_param[1],
-          op.residual_after_act != 0,   op.f[0],         op.p[1],
-          zero,                         !IsInt8(out)};
+  return {static_cast<ActKind>(op.act),
+          op.act_param[0],
+          op.act_param[1],
+          op.residual_after_act != 0,
+          op.f[0],
+          op.p[1],
+          zero,
+          !IsInt8(out)};
 }
 
 }  // namespace

@@ -31,8 +31,8 @@ Status CheckRows(const Packed& packed) {
   return Status::kOk;
 }
 
-// Every one of `count` belongs to exactly one of n_blocks * block lanes; the unused lanes of a block
-// come last.
+// Every one of `count` belongs to exactly one of n_blocks * block lanes; the unused lanes of a
+// block come last.
 Status CheckEachOnce(const uint32_t* lane_of, uint32_t n_blocks, uint32_t block, uint32_t count) {
   std::unique_ptr<bool[]> seen(new (std::nothrow) bool[count]());
   if (seen == nullptr) return Status::kOutOfMemory;
@@ -101,7 +101,8 @@ bool SoundLevels(const PackedInt8View& p) {
     if (uint64_t{p.lists[i]} + (p.row_ptr[i + 1] - p.row_ptr[i]) > p.n_offsets) return false;
   }
   const uint64_t lanes = uint64_t{p.n_blocks} * p.block;
-  if (!std::all_of(p.scale, p.scale + lanes, [](float x) { return std::isfinite(x); })) return false;
+  if (!std::all_of(p.scale, p.scale + lanes, [](float x) { return std::isfinite(x); }))
+    return false;
   if (p.bits == 4) {
     return std::all_of(p.codebooks, p.codebooks + lanes, [](uint8_t x) { return x < 2; }) &&
            std::find(p.tables, p.tables + 32, -128) == p.tables + 32;
@@ -134,10 +135,12 @@ Status ResolvePacked(const Plan& plan, const OpRec& op, PackedView* out) {
   PackedView view = {h.block, h.n_blocks, h.n_entries, h.n_filters, nullptr,
                      nullptr, nullptr,    nullptr,     nullptr};
   const bool fits =
-      Resolve<PackedHeader>(blob, op.data_size, h.row_ptr_off, uint64_t{h.n_blocks} + 1, &view.row_ptr) &&
+      Resolve<PackedHeader>(blob, op.data_size, h.row_ptr_off, uint64_t{h.n_blocks} + 1,
+                            &view.row_ptr) &&
       Resolve<PackedHeader>(blob, op.data_size, h.filters_off, lanes, &view.filters) &&
       Resolve<PackedHeader>(blob, op.data_size, h.offsets_off, h.n_entries, &view.offsets) &&
-      Resolve<PackedHeader>(blob, op.data_size, h.weights_off, uint64_t{h.n_entries} * h.block, &view.weights) &&
+      Resolve<PackedHeader>(blob, op.data_size, h.weights_off, uint64_t{h.n_entries} * h.block,
+                            &view.weights) &&
       Resolve<PackedHeader>(blob, op.data_size, h.bias_off, lanes, &view.bias);
   if (!fits) return Status::kBadOffset;
   *out = view;

@@ -125,7 +125,8 @@ void FinishLinear(const Int8LinearArgs& a, int64_t block, int64_t row, const int
     if (e.to_float) {
       static_cast<float*>(a.out)[row * a.out_n + filter * a.out_c] = t;
     } else {
-      t = std::min(std::max(t, static_cast<float>(-128 - e.zero)), static_cast<float>(127 - e.zero));
+      t = std::min(std::max(t, static_cast<float>(-128 - e.zero)),
+                   static_cast<float>(127 - e.zero));
       const auto level = static_cast<int8_t>(__builtin_lrintf(t) + e.zero);
       Quad* quad = static_cast<Quad*>(a.out) + row * a.out_n + group * a.out_c;
       reinterpret_cast<int8_t*>(quad)[lane % 4] = level;
@@ -221,8 +222,8 @@ ConvSchedule PlanConvInt8(const Int8ConvArgs& a, size_t threads, Isa isa) {
     offsets.insert(offsets.end(), list, list + (p.row_ptr[block + 1] - p.row_ptr[block]));
   }
   ConvArgs like = {};
-  like.packed = {p.block, p.n_blocks, p.n_entries, p.n_blocks * p.block, p.row_ptr,
-                 nullptr, offsets.data(), nullptr, nullptr};
+  like.packed = {p.block,        p.n_blocks, p.n_entries, p.n_blocks * p.block, p.row_ptr, nullptr,
+                 offsets.data(), nullptr,    nullptr};
   like.in_n = a.in_n, like.in_h = a.in_h;
   like.out_n = a.out_n, like.out_c = a.out_c, like.out_h = a.out_h;
   const float present = 0;  // never read

@@ -1,5 +1,5 @@
-// Operations on int8 tensors (edge/plan_format.h has their arithmetic). Every path computes the same
-// bits.
+// Operations on int8 tensors (edge/plan_format.h has their arithmetic). Every path computes the
+// same bits.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -1,12 +1,12 @@
 // The int8 kernels over a vector type.
 //
-// A vector type V has: kLanes pixels; Sum (kLanes int32); Real (kLanes floats); Pixels (kLanes quads
-// as Dot takes them); LoadPixels(p); Weights<B>(w) with Dot<b>(pixels, sum) = sum + the products of
-// four weights at w + 4 b with each pixel's channels; SetSum, AddSum; ToReal, SetReal, Mul, Add, Max,
-// Min; Round (to the nearest, ties to even); Pack(s0, s1, s2, s3): quads of sums in [-128, 127];
-// Channel<j>(quads): a channel of quads as a Sum; Load, Store, StorePart (quads); LoadReal,
-// LoadPartReal, StoreReal, StorePartReal; TakeEven(p): quads p[0], p[2], ...; MaxBytes(a, b).
-// kPaired: Accumulate<B, NV>(job, in, sums) in place of Dot.
+// A vector type V has: kLanes pixels; Sum (kLanes int32); Real (kLanes floats); Pixels (kLanes
+// quads as Dot takes them); LoadPixels(p); Weights<B>(w) with Dot<b>(pixels, sum) = sum + the
+// products of four weights at w + 4 b with each pixel's channels; SetSum, AddSum; ToReal, SetReal,
+// Mul, Add, Max, Min; Round (to the nearest, ties to even); Pack(s0, s1, s2, s3): quads of sums in
+// [-128, 127]; Channel<j>(quads): a channel of quads as a Sum; Load, Store, StorePart (quads);
+// LoadReal, LoadPartReal, StoreReal, StorePartReal; TakeEven(p): quads p[0], p[2], ...; MaxBytes(a,
+// b). kPaired: Accumulate<B, NV>(job, in, sums) in place of Dot.
 #pragma once
 #include "kernels/conv/simd.h"
 #include "kernels/int8/kernel_table.h"
@@ -33,16 +33,14 @@ class Int8Finish {
 
   // Four channels' sums, their scales, and the quads of a residual or none.
   template <class Scale>
-  EDGE_INLINE void Reals(const Sum (&sums)[4], const Scale& scale, const typename V::Quads* residual,
-                         Real (&t)[4]) const {
-    Unroll<4>([&](auto j) EDGE_INLINE_LAMBDA {
-      t[j.value] = V::Mul(V::ToReal(sums[j.value]), scale(j));
-    });
+  EDGE_INLINE void Reals(const Sum (&sums)[4], const Scale& scale,
+                         const typename V::Quads* residual, Real (&t)[4]) const {
+    Unroll<4>([&](auto j)
+                  EDGE_INLINE_LAMBDA { t[j.value] = V::Mul(V::ToReal(sums[j.value]), scale(j)); });
     if (residual != nullptr && !after_) AddResidual(*residual, t);
     if (act_ == ActKind::kClamp) {
-      Unroll<4>([&](auto j) EDGE_INLINE_LAMBDA {
-        t[j.value] = V::Min(V::Max(t[j.value], lo_), hi_);
-      });
+      Unroll<4>([&](auto j)
+                    EDGE_INLINE_LAMBDA { t[j.value] = V::Min(V::Max(t[j.value], lo_), hi_); });
     } else if (act_ == ActKind::kLeakyRelu) {
       const Real none = V::SetReal(0.0f);
       Unroll<4>([&](auto j) EDGE_INLINE_LAMBDA {
@@ -126,8 +124,9 @@ class Int8Tile {
     Unroll<B / 4>([&](auto g) EDGE_INLINE_LAMBDA {
       const uint32_t group = job.groups[g.value];
       if (group == kNone) return;
-      const Quad* residual =
-          job.residual == nullptr ? nullptr : job.residual + group * job.res_c + row * job.res_h + x;
+      const Quad* residual = job.residual == nullptr
+                                 ? nullptr
+                                 : job.residual + group * job.res_c + row * job.res_h + x;
       typename V::Real scale[4];
       Unroll<4>([&](auto j) EDGE_INLINE_LAMBDA {
         scale[j.value] = V::SetReal(job.scale[4 * g.value + j.value]);
@@ -146,8 +145,7 @@ class Int8Tile {
         if (e.to_float) {
           StoreFloats(job, 4 * group, row * job.out_h + x + at, n, t);
         } else {
-          Quad* out =
-              static_cast<Quad*>(job.out) + group * job.out_c + row * job.out_h + x + at;
+          Quad* out = static_cast<Quad*>(job.out) + group * job.out_c + row * job.out_h + x + at;
           const auto quads = V::Pack(finish.Level(t[0]), finish.Level(t[1]), finish.Level(t[2]),
                                      finish.Level(t[3]));
           if (n == V::kLanes) {
@@ -245,7 +243,8 @@ void RunDequantize(const Quad* in, float* const* channels, int64_t n, float scal
     Unroll<4>([&](auto j) EDGE_INLINE_LAMBDA {
       float* p = channels[j.value];
       if (p == nullptr) return;
-      const auto t = V::Mul(V::ToReal(V::AddSum(V::template Channel<j.value>(quads), shift)), factor);
+      const auto t =
+          V::Mul(V::ToReal(V::AddSum(V::template Channel<j.value>(quads), shift)), factor);
       if (left == V::kLanes) {
         V::StoreReal(p + x, t);
       } else {

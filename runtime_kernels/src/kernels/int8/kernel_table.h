@@ -55,7 +55,7 @@ struct Int8Kernels {
   struct {
     int32_t tile;  // pixels computed together
     void (*run)(const Int8ConvJob& job);
-  } conv[2];      // of 4, 8 filters
+  } conv[2];       // of 4, 8 filters
   int32_t vector;  // pixels a vector register
   void (*linear)(const Int8LinearJob& job);
   void (*linear_codes)(const Int8LinearJob& job);

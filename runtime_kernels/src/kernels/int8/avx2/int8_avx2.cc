@@ -5,7 +5,7 @@
 
 namespace edge {
 
-const Int8Kernels kAvx2Int8 = Int8Table<avx2::Int8Vec8, 2, 1>(
-    "avx2", false, avx2::RunLinearInt8, avx2::RunLinearInt8Codes);
+const Int8Kernels kAvx2Int8 =
+    Int8Table<avx2::Int8Vec8, 2, 1>("avx2", false, avx2::RunLinearInt8, avx2::RunLinearInt8Codes);
 
 }  // namespace edge

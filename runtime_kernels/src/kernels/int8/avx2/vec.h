@@ -73,8 +73,8 @@ struct Int8Vec8 {
   static EDGE_INLINE void StoreReal(float* p, Real x) { _mm256_storeu_ps(p, x); }
   static EDGE_INLINE void StorePartReal(float* p, Real x, int n) { Vec8::StorePart(p, x, n); }
   static EDGE_INLINE Quads TakeEven(const Quad* p) {
-    const __m256 even = _mm256_shuffle_ps(_mm256_castsi256_ps(Load(p)),
-                                          _mm256_castsi256_ps(Load(p + 8)), 0x88);
+    const __m256 even =
+        _mm256_shuffle_ps(_mm256_castsi256_ps(Load(p)), _mm256_castsi256_ps(Load(p + 8)), 0x88);
     return _mm256_permute4x64_epi64(_mm256_castps_si256(even), 0xd8);
   }
   static EDGE_INLINE Quads MaxBytes(Quads a, Quads b) { return _mm256_max_epi8(a, b); }

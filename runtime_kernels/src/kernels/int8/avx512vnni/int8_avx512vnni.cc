@@ -71,7 +71,8 @@ struct Int8Vec16 {
     _mm512_mask_storeu_ps(p, First(n), x);
   }
   static EDGE_INLINE Quads TakeEven(const Quad* p) {
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     return _mm512_permutex2var_epi32(Load(p), even, Load(p + 16));
   }
   static EDGE_INLINE Quads MaxBytes(Quads a, Quads b) { return _mm512_max_epi8(a, b); }

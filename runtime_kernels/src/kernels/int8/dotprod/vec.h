@@ -96,8 +96,10 @@ struct Int8Vec4 {
       const Int8Finish<Int8Vec4> finish(e_);
       Real t[4];
       finish.Reals(sums, [&](auto) EDGE_INLINE_LAMBDA { return scale_; }, nullptr, t);
-      const int16x8_t left = vcombine_s16(vmovn_s32(finish.Level(t[0])), vmovn_s32(finish.Level(t[1])));
-      const int16x8_t right = vcombine_s16(vmovn_s32(finish.Level(t[2])), vmovn_s32(finish.Level(t[3])));
+      const int16x8_t left =
+          vcombine_s16(vmovn_s32(finish.Level(t[0])), vmovn_s32(finish.Level(t[1])));
+      const int16x8_t right =
+          vcombine_s16(vmovn_s32(finish.Level(t[2])), vmovn_s32(finish.Level(t[3])));
       return vreinterpretq_u32_s8(vcombine_s8(vmovn_s16(left), vmovn_s16(right)));
     }
 
@@ -122,7 +124,8 @@ EDGE_INLINE void LinearAll(const Int8LinearJob& job, const Levels& levels) {
   const auto rows = [&](auto count, int64_t row) EDGE_INLINE_LAMBDA {
     constexpr int R = count.value;
     int32x4_t sums[R][2];
-    Unroll<R>([&](auto r) EDGE_INLINE_LAMBDA { sums[r.value][0] = sums[r.value][1] = vdupq_n_s32(0); });
+    Unroll<R>([&](auto r)
+                  EDGE_INLINE_LAMBDA { sums[r.value][0] = sums[r.value][1] = vdupq_n_s32(0); });
     const Quad* in = job.in + row * job.in_n;
     for (int64_t i = 0; i < job.n_entries; ++i) {
       const int8x16_t low = levels(i, Index<0>{}), high = levels(i, Index<1>{});

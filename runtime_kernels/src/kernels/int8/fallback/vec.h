@@ -49,8 +49,8 @@ struct Int8ArrayVec {
       for (int i = 0; i < N; ++i) {
         const int32_t four = w[0] * pixels.x[0][i] + w[1] * pixels.x[1][i] + w[2] * pixels.x[2][i] +
                              w[3] * pixels.x[3][i];
-        sum.x[i] = static_cast<int32_t>(static_cast<uint32_t>(sum.x[i]) +
-                                        static_cast<uint32_t>(four));
+        sum.x[i] =
+            static_cast<int32_t>(static_cast<uint32_t>(sum.x[i]) + static_cast<uint32_t>(four));
       }
       return sum;
     }

@@ -25,13 +25,17 @@ struct Int8Matrix4 : Int8Vec4 {
     const int32_t* offset = job.offsets;
     int64_t left = job.n_entries;
     for (; left >= 2; left -= 2, offset += 2, w += 8 * B) {
-      Pair<B, NV>(in + offset[0], in + offset[1], w, [&](auto i) EDGE_INLINE_LAMBDA {
-        return vld1q_s32(reinterpret_cast<const int32_t*>(w + 4 * B) + 4 * i.value);
-      }, products);
+      Pair<B, NV>(
+          in + offset[0], in + offset[1], w,
+          [&](auto i) EDGE_INLINE_LAMBDA {
+            return vld1q_s32(reinterpret_cast<const int32_t*>(w + 4 * B) + 4 * i.value);
+          },
+          products);
     }
     if (left > 0) {
-      Pair<B, NV>(in + offset[0], in + offset[0], w,
-                  [](auto) EDGE_INLINE_LAMBDA { return vdupq_n_s32(0); }, products);
+      Pair<B, NV>(
+          in + offset[0], in + offset[0], w, [](auto) EDGE_INLINE_LAMBDA { return vdupq_n_s32(0); },
+          products);
     }
     Unroll<B / 2>([&](auto f) EDGE_INLINE_LAMBDA {
       Unroll<NV>([&](auto v) EDGE_INLINE_LAMBDA {
@@ -78,7 +82,7 @@ struct Int8Matrix4 : Int8Vec4 {
 
 }  // namespace i8mm
 
-const Int8Kernels kI8mmInt8 = Int8Table<i8mm::Int8Matrix4, 4, 2>(
-    "i8mm", false, i8mm::RunLinearInt8, i8mm::RunLinearInt8Codes);
+const Int8Kernels kI8mmInt8 = Int8Table<i8mm::Int8Matrix4, 4, 2>("i8mm", false, i8mm::RunLinearInt8,
+                                                                 i8mm::RunLinearInt8Codes);
 
 }  // namespace edge
