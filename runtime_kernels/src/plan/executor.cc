@@ -173,20 +173,21 @@ Status Executor::Impl::Allocate() {
 
 // What int8 kernels need computed of their weights; parts of a chain share it.
 Status Executor::Impl::Prepare() {
-  std::map<uint64_t, std::shared_ptr<Int8Weights>> prepared;  // by data_off
+  // By data_off and whether codes stay codes.
+  std::map<std::pair<uint64_t, bool>, std::shared_ptr<Int8Weights>> prepared;
   try {
     int8.resize(plan.header().n_ops);
     for (uint32_t i = 0; i < plan.header().n_ops; ++i) {
       const OpRec& op = plan.op(i);
       const auto kind = static_cast<OpKind>(op.op);
       if (kind != OpKind::kConvInt8 && kind != OpKind::kLinearInt8) continue;
-      std::shared_ptr<Int8Weights>& weights = prepared[op.data_off];
+      const bool in_registers = kind == OpKind::kLinearInt8 && op.p[2] != 0;
+      std::shared_ptr<Int8Weights>& weights = prepared[{op.data_off, in_registers}];
       if (weights == nullptr) {
         weights = std::make_shared<Int8Weights>();
         PackedInt8View packed;
         const Status status = ResolvePackedInt8(plan, op, &packed);
         if (status != Status::kOk) return status;
-        const bool in_registers = kind == OpKind::kLinearInt8 && op.p[2] != 0;
         if (!PrepareInt8(packed, in_registers, isa, weights.get())) return Status::kOutOfMemory;
       }
       int8[i] = weights;

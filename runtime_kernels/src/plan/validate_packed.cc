@@ -242,7 +242,7 @@ Status ResolvePackedInt8(const Plan& plan, const OpRec& op, PackedInt8View* out)
 }
 
 Status ValidatePackedInt8(const Plan& plan, const OpRec& op, RowRange span, double* work) {
-  PackedInt8View packed;
+  PackedInt8View packed = {};
   Status status = ResolvePackedInt8(plan, op, &packed);
   if (status == Status::kOk) status = CheckRows(packed);
   const auto groups = static_cast<uint32_t>(InFours(static_cast<int32_t>(packed.n_filters)));
@@ -275,7 +275,8 @@ Status ValidatePackedInt8(const Plan& plan, const OpRec& op, RowRange span, doub
 
 Status ValidateDepthwiseInt8(const Plan& plan, const OpRec& op, double* work) {
   const uint8_t* weights = nullptr;
-  const Status status = ResolveDepthwiseInt8(plan, op, &weights);
+  Status status = DepthwiseFits(plan, op, work);
+  if (status == Status::kOk) status = ResolveDepthwiseInt8(plan, op, &weights);
   if (status != Status::kOk) return status;
   for (int64_t i = 0; i < plan.tensor(op.output).dims[1]; ++i) {
     const auto* scale = reinterpret_cast<const float*>(weights + 16);
@@ -283,13 +284,13 @@ Status ValidateDepthwiseInt8(const Plan& plan, const OpRec& op, double* work) {
       return Status::kBadValue;
     weights += DepthwiseInt8Weights(op.p[0]);
   }
-  return DepthwiseFits(plan, op, work);
+  return Status::kOk;
 }
 
 Status ValidateDepthwise(const Plan& plan, const OpRec& op, double* work) {
   const float* weights = nullptr;
-  const Status status = ResolveDepthwise(plan, op, &weights);
-  return status == Status::kOk ? DepthwiseFits(plan, op, work) : status;
+  const Status status = DepthwiseFits(plan, op, work);
+  return status == Status::kOk ? ResolveDepthwise(plan, op, &weights) : status;
 }
 
 }  // namespace edge
