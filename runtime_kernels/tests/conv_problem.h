@@ -55,32 +55,37 @@ inline Epilogue MakeEpilogue(ActKind act, Residual residual) {
   return e;
 }
 
-// Channel planes in memory: poison everywhere, until somebody stores.
-class Planes {
+// Channel planes of 4-byte elements in memory: poison everywhere, until somebody stores.
+template <class T>
+class PlanesOf {
  public:
-  Planes(int n, int channels, int rows, int cols, int64_t row_stride, int lead, int tail,
-         std::mt19937* rng)
+  PlanesOf(int n, int channels, int rows, int cols, int64_t row_stride, int lead, int tail,
+           std::mt19937* rng)
       : h_(row_stride), lead_(lead) {
     c_ = rows * h_ + static_cast<int64_t>((*rng)() % 5);
     n_ = channels * c_ + static_cast<int64_t>((*rng)() % 5);
     const int64_t last = Position(n - 1, channels - 1, rows - 1, cols - 1);
-    data.assign(static_cast<size_t>(last + 1 + tail), Poison());
+    T poison;
+    const float bits = Poison();
+    std::memcpy(&poison, &bits, sizeof poison);
+    data.assign(static_cast<size_t>(last + 1 + tail), poison);
   }
   int64_t Position(int64_t n, int64_t c, int64_t y, int64_t x) const {
     return lead_ + n * n_ + c * c_ + y * h_ + x;
   }
-  float& At(int64_t n, int64_t c, int64_t y, int64_t x) {
+  T& At(int64_t n, int64_t c, int64_t y, int64_t x) {
     return data[static_cast<size_t>(Position(n, c, y, x))];
   }
   int64_t stride_n() const { return n_; }
   int64_t stride_c() const { return c_; }
   int64_t stride_h() const { return h_; }
 
-  std::vector<float> data;
+  std::vector<T> data;
 
  private:
   int64_t n_, c_, h_, lead_;
 };
+using Planes = PlanesOf<float>;
 
 struct Packed {
   std::vector<uint32_t> row_ptr{0}, filters;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "chain_plan.h"
+#include "int8_plan.h"
 #include "plan_builder.h"
 
 namespace edge::testing {
@@ -116,6 +117,12 @@ inline std::vector<std::vector<uint8_t>> FuzzPlans() {
     plans.push_back(ConvFuzzPlan(block));
     plans.push_back(HeadFuzzPlan(block));
   }
+  for (uint32_t bits : {4, 8}) {
+    plans.push_back(Int8Plan(4, bits, false));
+    plans.push_back(Int8Plan(8, bits, true));
+  }
+  plans.push_back(Int8ChainPlan(13, 9, 2));
+  plans.push_back(Int8ChainPlan(24, 9, 3, 2));
   std::vector<std::vector<uint8_t>> bytes;
   for (const PlanBytes& plan : plans) bytes.emplace_back(plan.data(), plan.data() + plan.size());
   return bytes;

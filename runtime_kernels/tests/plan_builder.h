@@ -115,10 +115,13 @@ class PlanBuilder {
   // c, h, w) of one image).
   OpRec& Packed(OpKind kind, uint32_t in, uint32_t out, const ConvWeights& w,
                 const std::string& name = "conv") {
-    const std::vector<uint8_t> blob = Pack(tensors_[in], w);
+    return WithData(kind, in, out, Pack(tensors_[in], w), name);
+  }
+  OpRec& WithData(OpKind kind, uint32_t in, uint32_t out, const std::vector<uint8_t>& data,
+                  const std::string& name) {
     OpRec& op = Op(kind, {in}, out, name);
-    op.data_off = AddData(blob.data(), blob.size());
-    op.data_size = blob.size();
+    op.data_off = AddData(data.data(), data.size());
+    op.data_size = data.size();
     return op;
   }
   // The 3x3 convolution `w` by tiles of m x m pixels, at most `tiles` of them a block.
@@ -142,11 +145,8 @@ class PlanBuilder {
     }
     TensorRec coefficients = {};
     coefficients.stride[1] = tiles;
-    const std::vector<uint8_t> blob = Pack(coefficients, product);
-    OpRec& op = Op(OpKind::kWinograd, {in}, out, "conv");
+    OpRec& op = WithData(OpKind::kWinograd, in, out, Pack(coefficients, product), "conv");
     op.p[0] = m, op.p[1] = op.p[2] = w.pad, op.p[3] = tiles;
-    op.data_off = AddData(blob.data(), blob.size());
-    op.data_size = blob.size();
     return op;
   }
   // A k x k kernel (w.dims: c, 1, k, k) for each channel, padded on all sides as `w` says.

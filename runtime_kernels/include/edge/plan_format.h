@@ -95,13 +95,13 @@ constexpr uint64_t kArenaSlack = 1024;
 // other ranks are dense and viewed as four dimensions. Several records may name the same arena
 // bytes (views). Int8 tensors lie in the arena, and have a quarter of the channels, rounded up;
 // channels beyond the last one may hold anything.
-// The halo is a band that is guaranteed to hold `fill`, zeros in a float32 tensor and the zero point
-// in an int8 one, around every channel plane: rows [-top, h + bottom),
+// The halo is a band that is guaranteed to hold `fill`, zeros in a float32 tensor and the zero
+// point in an int8 one, around every channel plane: rows [-top, h + bottom),
 // columns [-left, w + right) at offset + y * stride[2] + x. Halos of neighbouring rows may overlap
 // (stride[2] >= w + max(left, right)). Whatever op writes the tensor leaves its halo so.
 // The columns between the rows of an arena tensor belong to it: what is not halo there may hold
 // anything. An op does not write over what it reads, but kUnary, kAdd, kMul (an operand) and kConv,
-// kLinear, kWinograd (the residual) may when both are the same view.
+// kLinear, kWinograd, kConvInt8, kLinearInt8 (the residual) may when both are the same view.
 // With a window, only that many rows of every plane are in memory at a time, the halo's rows among
 // them: `offset` is where the lowest of them begins, and which row that is, the chain says that the
 // tensor belongs to (it is written and read in no other place).
@@ -243,21 +243,21 @@ static_assert(sizeof(PackedHeader) == 64);
 //   t = act(t * scale[f] (+ float(r - p[1]) * f[0]))      (or the residual after the activation)
 //   out[f / 4][y][x].byte[f % 4] = rne(clamp(t, -128 - z, 127 - z)) + z.
 //
-// Into a float32 output: out[f][y][x] = t. Zero points of the input are in the bias; activations are
-// kNone, kClamp and kLeakyRelu. kLinearInt8 relates to it as kLinear to kConv; kDepthwiseInt8 to
-// kDepthwise. The weights of the latter are for every four channels i32 bias[4], f32 scale[4], and
-// int8[k * k][4] rounded up to a multiple of 16 bytes.
+// Into a float32 output: out[f][y][x] = t. Zero points of the input are in the bias; activations
+// are kNone, kClamp and kLeakyRelu. kLinearInt8 relates to it as kLinear to kConv; kDepthwiseInt8
+// to kDepthwise. The weights of the latter are for every four channels i32 bias[4], f32 scale[4],
+// and int8[k * k][4] rounded up to a multiple of 16 bytes.
 //
-// Weights are levels: bytes, or codes of four bits that a table gives a level, two codes a byte, the
-// first in its lower half. A lane has the table `codebooks` says.
+// Weights are levels: bytes, or codes of four bits that a table gives a level, two codes a byte,
+// the first in its lower half. A lane has the table `codebooks` says.
 struct PackedInt8Header {  // 128 bytes, at OpRec::data_off; the offsets below are from this
                            // header's start, 64-byte aligned
   uint32_t block;          // B: 4 or 8 filters share one list of entries
   uint32_t n_blocks;
-  uint32_t n_filters;   // output channels
-  uint32_t n_offsets;   // in the list of offsets
-  uint32_t n_entries;   // of all blocks together
-  uint32_t bits;        // 8: levels; 4: codes
+  uint32_t n_filters;  // output channels
+  uint32_t n_offsets;  // in the list of offsets
+  uint32_t n_entries;  // of all blocks together
+  uint32_t bits;       // 8: levels; 4: codes
   int8_t tables[2][16];
   uint64_t row_ptr_off;    // u32[n_blocks + 1]: block i owns entries [row_ptr[i], row_ptr[i + 1])
   uint64_t lists_off;      // u32[n_blocks]: the first of its offsets; blocks may share them

@@ -10,6 +10,7 @@
 #include <map>
 #include <mutex>
 #include <new>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -173,14 +174,15 @@ Status Executor::Impl::Allocate() {
 
 // What int8 kernels need computed of their weights; parts of a chain share it.
 Status Executor::Impl::Prepare() {
-  std::map<uint64_t, std::shared_ptr<Int8Weights>> known;  // by data_off
+  // By data_off and how they are read: the kind, and whether codes stay codes.
+  std::map<std::tuple<uint64_t, OpKind, bool>, std::shared_ptr<Int8Weights>> known;
   try {
     int8.resize(plan.header().n_ops);
     for (uint32_t i = 0; i < plan.header().n_ops; ++i) {
       const OpRec& op = plan.op(i);
       const auto kind = static_cast<OpKind>(op.op);
       if (kind != OpKind::kConvInt8 && kind != OpKind::kLinearInt8) continue;
-      std::shared_ptr<Int8Weights>& weights = known[op.data_off];
+      std::shared_ptr<Int8Weights>& weights = known[{op.data_off, kind, op.p[2] != 0}];
       if (weights == nullptr) {
         weights = std::make_shared<Int8Weights>();
         PackedInt8View packed;

@@ -132,9 +132,10 @@ class ChainCheck {
   bool SamePlace(uint32_t mine, uint32_t other) const {
     const TensorRec &a = plan_.tensor(mine), &b = plan_.tensor(other);
     if (a.window == 0 || b.window == 0) return mine == other;
-    return SameDims(a, b) && a.type == b.type && a.fill == b.fill && a.window == b.window && std::equal(a.halo, a.halo + 4, b.halo) &&
-           std::equal(a.stride, a.stride + 3, b.stride) && state_[mine].chain == id_ &&
-           state_[other].chain == id_ - 1 && state_[mine].op == state_[other].op;
+    return SameDims(a, b) && a.type == b.type && a.fill == b.fill && a.window == b.window &&
+           std::equal(a.halo, a.halo + 4, b.halo) && std::equal(a.stride, a.stride + 3, b.stride) &&
+           state_[mine].chain == id_ && state_[other].chain == id_ - 1 &&
+           state_[mine].op == state_[other].op;
   }
 
   bool Step(uint32_t number, uint32_t i) {

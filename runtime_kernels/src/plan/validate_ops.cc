@@ -200,12 +200,11 @@ Status CheckResidual(const Operands& o) {
                  (SameView(residual, o.out) || Disjoint(ElementsOf(residual), ElementsOf(o.out))));
 }
 
-
 struct Rule {
   uint32_t min_inputs, max_inputs;
   bool activates;  // act means something
   bool may_be_in_place;
-  bool adds;   // a residual, if there is one
+  bool adds;                           // a residual, if there is one
   enum { kFloat, kAny, kInt8 } types;  // of tensors: float32; any, but all the same; its own rule
   Status (*check)(const Operands& operands, double* work);
 };

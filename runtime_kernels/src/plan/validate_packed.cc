@@ -31,8 +31,8 @@ Status CheckRows(const Packed& packed) {
   return Status::kOk;
 }
 
-// Every one of `count` belongs to exactly one of n_blocks * block lanes; the unused lanes of a block
-// come last.
+// Every one of `count` belongs to exactly one of n_blocks * block lanes; the unused lanes of a
+// block come last.
 Status CheckEachOnce(const uint32_t* lane_of, uint32_t n_blocks, uint32_t block, uint32_t count) {
   std::unique_ptr<bool[]> seen(new (std::nothrow) bool[count]());
   if (seen == nullptr) return Status::kOutOfMemory;
@@ -101,7 +101,8 @@ bool SoundLevels(const PackedInt8View& p) {
     if (uint64_t{p.lists[i]} + (p.row_ptr[i + 1] - p.row_ptr[i]) > p.n_offsets) return false;
   }
   const uint64_t lanes = uint64_t{p.n_blocks} * p.block;
-  if (!std::all_of(p.scale, p.scale + lanes, [](float x) { return std::isfinite(x); })) return false;
+  if (!std::all_of(p.scale, p.scale + lanes, [](float x) { return std::isfinite(x); }))
+    return false;
   if (p.bits == 4) {
     return std::all_of(p.codebooks, p.codebooks + lanes, [](uint8_t x) { return x < 2; }) &&
            std::find(p.tables, p.tables + 32, -128) == p.tables + 32;
@@ -134,10 +135,12 @@ Status ResolvePacked(const Plan& plan, const OpRec& op, PackedView* out) {
   PackedView view = {h.block, h.n_blocks, h.n_entries, h.n_filters, nullptr,
                      nullptr, nullptr,    nullptr,     nullptr};
   const bool fits =
-      Resolve<PackedHeader>(blob, op.data_size, h.row_ptr_off, uint64_t{h.n_blocks} + 1, &view.row_ptr) &&
+      Resolve<PackedHeader>(blob, op.data_size, h.row_ptr_off, uint64_t{h.n_blocks} + 1,
+                            &view.row_ptr) &&
       Resolve<PackedHeader>(blob, op.data_size, h.filters_off, lanes, &view.filters) &&
       Resolve<PackedHeader>(blob, op.data_size, h.offsets_off, h.n_entries, &view.offsets) &&
-      Resolve<PackedHeader>(blob, op.data_size, h.weights_off, uint64_t{h.n_entries} * h.block, &view.weights) &&
+      Resolve<PackedHeader>(blob, op.data_size, h.weights_off, uint64_t{h.n_entries} * h.block,
+                            &view.weights) &&
       Resolve<PackedHeader>(blob, op.data_size, h.bias_off, lanes, &view.bias);
   if (!fits) return Status::kBadOffset;
   *out = view;
@@ -239,7 +242,7 @@ Status ResolvePackedInt8(const Plan& plan, const OpRec& op, PackedInt8View* out)
 }
 
 Status ValidatePackedInt8(const Plan& plan, const OpRec& op, RowRange span, double* work) {
-  PackedInt8View packed;
+  PackedInt8View packed = {};
   Status status = ResolvePackedInt8(plan, op, &packed);
   if (status == Status::kOk) status = CheckRows(packed);
   const auto groups = static_cast<uint32_t>(InFours(static_cast<int32_t>(packed.n_filters)));
@@ -272,7 +275,8 @@ Status ValidatePackedInt8(const Plan& plan, const OpRec& op, RowRange span, doub
 
 Status ValidateDepthwiseInt8(const Plan& plan, const OpRec& op, double* work) {
   const uint8_t* weights = nullptr;
-  const Status status = ResolveDepthwiseInt8(plan, op, &weights);
+  Status status = DepthwiseFits(plan, op, work);
+  if (status == Status::kOk) status = ResolveDepthwiseInt8(plan, op, &weights);
   if (status != Status::kOk) return status;
   for (int64_t i = 0; i < plan.tensor(op.output).dims[1]; ++i) {
     const auto* scale = reinterpret_cast<const float*>(weights + 16);
@@ -280,13 +284,13 @@ Status ValidateDepthwiseInt8(const Plan& plan, const OpRec& op, double* work) {
       return Status::kBadValue;
     weights += DepthwiseInt8Weights(op.p[0]);
   }
-  return DepthwiseFits(plan, op, work);
+  return Status::kOk;
 }
 
 Status ValidateDepthwise(const Plan& plan, const OpRec& op, double* work) {
   const float* weights = nullptr;
-  const Status status = ResolveDepthwise(plan, op, &weights);
-  return status == Status::kOk ? DepthwiseFits(plan, op, work) : status;
+  const Status status = DepthwiseFits(plan, op, work);
+  return status == Status::kOk ? ResolveDepthwise(plan, op, &weights) : status;
 }
 
 }  // namespace edge

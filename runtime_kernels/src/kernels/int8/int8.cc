@@ -155,6 +155,12 @@ class ConvRun {
   void (*run_)(const Int8ConvJob& job);
 };
 
+// Of NaN the least, as the kernels do.
+int8_t Level(float t, int32_t zero) {
+  const float least = static_cast<float>(-128 - zero), most = static_cast<float>(127 - zero);
+  return static_cast<int8_t>(__builtin_lrintf(std::min(std::max(least, t), most)) + zero);
+}
+
 // The outputs of one block and row of a linear layer, in the arithmetic of Int8Finish.
 void FinishLinear(const Int8LinearArgs& a, int64_t block, int64_t row, const int32_t* sums) {
   const PackedInt8View& p = a.weights->packed;
@@ -173,17 +179,14 @@ void FinishLinear(const Int8LinearArgs& a, int64_t block, int64_t row, const int
     }
     float t = static_cast<float>(static_cast<int32_t>(sum)) * p.scale[i];
     if (a.residual != nullptr && !e.residual_after_act) t = t + added;
-    if (e.act == ActKind::kClamp) t = std::min(std::max(t, e.lo), e.hi);
-    if (e.act == ActKind::kLeakyRelu && t < 0) t = t * e.lo;
+    if (e.act == ActKind::kClamp) t = std::min(std::max(e.lo, t), e.hi);
+    if (e.act == ActKind::kLeakyRelu) t = std::max(0.0f, t) + std::min(0.0f, t) * e.lo;
     if (a.residual != nullptr && e.residual_after_act) t = t + added;
     if (e.to_float) {
       static_cast<float*>(a.out)[row * a.out_n + filter * a.out_c] = t;
     } else {
-      t = std::min(std::max(t, static_cast<float>(-128 - e.zero)),
-                   static_cast<float>(127 - e.zero));
-      const auto level = static_cast<int8_t>(__builtin_lrintf(t) + e.zero);
       Quad* quad = static_cast<Quad*>(a.out) + row * a.out_n + group * a.out_c;
-      reinterpret_cast<int8_t*>(quad)[lane % 4] = level;
+      reinterpret_cast<int8_t*>(quad)[lane % 4] = Level(t, e.zero);
     }
   }
 }
@@ -378,9 +381,7 @@ void MeanInt8(const BasicView<const Quad>& in, const BasicView<Quad>& out, float
     Quad result = 0;
     for (int j = 0; j < 4; ++j) {
       const float t = static_cast<float>(sums[j] - pixels * in_zero) * scale;
-      const float least = static_cast<float>(-128 - zero), most = static_cast<float>(127 - zero);
-      const auto level = __builtin_lrintf(std::min(std::max(t, least), most)) + zero;
-      result |= (static_cast<Quad>(level) & 0xffu) << (8 * j);
+      result |= static_cast<Quad>(static_cast<uint8_t>(Level(t, zero))) << (8 * j);
     }
     *out.Row(n, quad, 0) = result;
   });

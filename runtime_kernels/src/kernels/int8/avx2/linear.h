@@ -52,8 +52,8 @@ inline void RunLinearInt8Codes(const Int8LinearJob& job) {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128(at));
   };
   const __m256i first = table(0), second = table(1);
-  const __m256i books = _mm256_cvtepu8_epi32(
-      _mm_loadl_epi64(reinterpret_cast<const __m128i*>(job.codebooks)));
+  const __m256i books =
+      _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(job.codebooks)));
   const __m256i is_second = _mm256_cmpgt_epi32(books, _mm256_setzero_si256());
   const int mask = _mm256_movemask_epi8(is_second);
   if (mask == 0 || mask == -1) {

@@ -41,8 +41,9 @@ struct Int8Vec4 {
   static EDGE_INLINE Real SetReal(float x) { return vdupq_n_f32(x); }
   static EDGE_INLINE Real Mul(Real a, Real b) { return vmulq_f32(a, b); }
   static EDGE_INLINE Real Add(Real a, Real b) { return vaddq_f32(a, b); }
-  static EDGE_INLINE Real Max(Real a, Real b) { return vmaxq_f32(a, b); }
-  static EDGE_INLINE Real Min(Real a, Real b) { return vminq_f32(a, b); }
+  // Of NaN and a number, the number, as on x86.
+  static EDGE_INLINE Real Max(Real a, Real b) { return vmaxnmq_f32(a, b); }
+  static EDGE_INLINE Real Min(Real a, Real b) { return vminnmq_f32(a, b); }
   static EDGE_INLINE Quads Pack(Sum s0, Sum s1, Sum s2, Sum s3) {
     return vreinterpretq_u32_s32(vsliq_n_s32(vsliq_n_s32(vsliq_n_s32(s0, s1, 8), s2, 16), s3, 24));
   }
