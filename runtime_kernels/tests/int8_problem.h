@@ -74,9 +74,9 @@ class Int8Problem {
     PlanesOf<Quad> out = Output();
     const PlanesOf<Quad> before = out;
     Int8Weights weights;
-    if (!PrepareInt8(View(), false, isa, &weights)) return "no memory";
+    if (!PrepareConvInt8(View(), isa, &weights)) return "no memory";
     Int8ConvArgs a = {};
-    a.packed = &weights.packed;
+    a.weights = &weights;
     a.epilogue = epilogue_;
     a.in = &in_.At(0, 0, 0, 0), a.in_n = in_.stride_n(), a.in_h = in_.stride_h();
     a.out = &out.At(0, 0, 0, 0);
@@ -92,7 +92,7 @@ class Int8Problem {
     return Compare(before, out);
   }
 
-  // Block by block, by any kernels.
+  // Block by block, by kernels of whole blocks that take pixels of all entries alike.
   std::string RunBlocks(const Int8Kernels& kernels) {
     PlanesOf<Quad> out = Output();
     const PlanesOf<Quad> before = out;
@@ -101,13 +101,14 @@ class Int8Problem {
       for (size_t block = 0; block + 1 < row_ptr_.size(); ++block) {
         const size_t entry = row_ptr_[block], lanes = static_cast<size_t>(s_.block);
         std::vector<int32_t> bias(&bias_[block * lanes], &bias_[block * lanes] + lanes);
-        if (kernels.unsigned_pixels) {
+        if (kernels.shifted == Shifted::kAll) {
           for (size_t i = entry * lanes * 4; i < row_ptr_[block + 1] * lanes * 4; ++i)
             bias[i / 4 % lanes] = Wrapped(int64_t{bias[i / 4 % lanes]} - 128 * levels[i]);
         }
         Int8ConvJob job = {};
         job.offsets = &offsets_[lists_[block]], job.n_entries = row_ptr_[block + 1] - entry;
         job.weights = levels.data() + entry * lanes * 4;
+        job.weights_stride = 4 * s_.block;
         job.bias = bias.data(), job.scale = &scale_[block * lanes];
         job.groups = &group_of_[block * lanes / 4];
         job.in = &in_.At(n, 0, 0, 0), job.in_h = in_.stride_h();
@@ -131,9 +132,9 @@ class Int8Problem {
     PlanesOf<Quad> out = Output();
     const PlanesOf<Quad> before = out;
     Int8Weights weights;
-    if (!PrepareInt8(View(), in_registers, isa, &weights)) return "no memory";
+    if (!PrepareLinearInt8(View(), in_registers, &weights)) return "no memory";
     Int8LinearArgs a = {};
-    a.packed = &weights.packed;
+    a.weights = &weights;
     a.epilogue = epilogue_;
     a.in = &in_.At(0, 0, 0, 0), a.in_n = in_.stride_n();
     a.out = &out.At(0, 0, 0, 0), a.out_n = out.stride_n(), a.out_c = out.stride_c();
