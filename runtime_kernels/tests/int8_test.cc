@@ -12,19 +12,25 @@ namespace edge::conv_test {
 namespace {
 
 struct UnsignedArray : Int8ArrayVec<16> {
-  static Pixels LoadPixels(const Quad* p) {
-    Pixels pixels = Int8ArrayVec<16>::LoadPixels(p);
-    for (auto& channel : pixels.x) {
-      for (int32_t& x : channel) x += 128;
+  struct Dots : Int8ArrayVec<16>::Dots {
+    static Pixels Load(const Quad* p) {
+      Pixels pixels = LoadPixels(p);
+      for (auto& channel : pixels.x) {
+        for (int32_t& x : channel) x += 128;
+      }
+      return pixels;
     }
-    return pixels;
+  };
+  template <int B, int NV>
+  static void Accumulate(const Int8ConvJob& job, const Quad* in, Sum (&sums)[B][NV]) {
+    AccumulateInt8<Dots, 16>(job, 0, job.n_entries, in, sums);
   }
 };
 
 }  // namespace
 
-const Int8Kernels kWideInt8 =
-    Int8Table<UnsignedArray, 4, 2>("wide", true, LinearInt8Fallback, LinearInt8CodesFallback);
+const Int8Kernels kWideInt8 = Int8Table<UnsignedArray, 4, 8, 2>(
+    "wide", Shifted::kAll, LinearInt8Fallback, LinearInt8CodesFallback);
 
 namespace {
 
