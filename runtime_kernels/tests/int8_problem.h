@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <random>
 #include <sstream>
 #include <string>
@@ -92,7 +91,7 @@ class Int8Problem {
     return Compare(before, out);
   }
 
-  // Block by block, by kernels of whole blocks that take pixels of all entries alike.
+  // Block by block, by kernels that take all lanes of one, and pixels as q + 128.
   std::string RunBlocks(const Int8Kernels& kernels) {
     PlanesOf<Quad> out = Output();
     const PlanesOf<Quad> before = out;
@@ -101,14 +100,12 @@ class Int8Problem {
       for (size_t block = 0; block + 1 < row_ptr_.size(); ++block) {
         const size_t entry = row_ptr_[block], lanes = static_cast<size_t>(s_.block);
         std::vector<int32_t> bias(&bias_[block * lanes], &bias_[block * lanes] + lanes);
-        if (kernels.shifted == Shifted::kAll) {
-          for (size_t i = entry * lanes * 4; i < row_ptr_[block + 1] * lanes * 4; ++i)
-            bias[i / 4 % lanes] = Wrapped(int64_t{bias[i / 4 % lanes]} - 128 * levels[i]);
-        }
+        for (size_t i = entry * lanes * 4; i < row_ptr_[block + 1] * lanes * 4; ++i)
+          bias[i / 4 % lanes] = Wrapped(int64_t{bias[i / 4 % lanes]} - 128 * levels[i]);
         Int8ConvJob job = {};
         job.offsets = &offsets_[lists_[block]], job.n_entries = row_ptr_[block + 1] - entry;
+        job.n_shifted = job.n_entries, job.weights_stride = s_.block * 4;
         job.weights = levels.data() + entry * lanes * 4;
-        job.weights_stride = 4 * s_.block;
         job.bias = bias.data(), job.scale = &scale_[block * lanes];
         job.groups = &group_of_[block * lanes / 4];
         job.in = &in_.At(n, 0, 0, 0), job.in_h = in_.stride_h();
@@ -167,8 +164,7 @@ class Int8Problem {
   PlanesOf<Quad> Output() {
     PlanesOf<Quad> out(s_.n, s_.to_float ? s_.f : groups_, s_.h, s_.w, residual_.stride_h(), 64, 64,
                        &rng_);
-    if (s_.residual != Residual::kInPlace) return out;
-    for (int n = 0; n < s_.n; ++n)
+    for (int n = 0; n < s_.n && s_.residual == Residual::kInPlace; ++n)
       for (int g = 0; g < groups_; ++g)
         for (int y = 0; y < s_.h; ++y)
           for (int x = 0; x < s_.w; ++x) out.At(n, g, y, x) = residual_.At(n, g, y, x);
@@ -181,7 +177,8 @@ class Int8Problem {
     group_of_.assign(static_cast<size_t>(blocks * in_block), kNone);
     for (int g = 0; g < groups_; ++g) group_of_[static_cast<size_t>(g)] = static_cast<uint32_t>(g);
     std::shuffle(group_of_.begin(), group_of_.begin() + groups_, rng_);
-    for (int8_t& level : tables_) level = static_cast<int8_t>(Int(-127, 127));
+    const int widest = Int(0, 1) == 0 ? 127 : 64;
+    for (int8_t& level : tables_) level = static_cast<int8_t>(Int(-widest, widest));
     std::vector<int32_t> all;
     for (int c = 0; c < s_.c; ++c)
       for (int ky = 0; ky < s_.k; ++ky)
@@ -199,9 +196,12 @@ class Int8Problem {
       row_ptr_.push_back(row_ptr_.back() + static_cast<uint32_t>(mine.size()));
     }
     weights_.resize(size_t{row_ptr_.back()} * static_cast<size_t>(s_.block * 4 * s_.bits / 8));
-    for (uint8_t& w : weights_) {
-      const int level = s_.extreme ? (Int(0, 1) == 0 ? -127 : 127) : Int(-127, 127);
-      w = static_cast<uint8_t>(s_.bits == 8 ? level : Int(0, 255));
+    const size_t entry = static_cast<size_t>(s_.block) * 4;
+    int most = 127;  // in every second entry so small that products fit 16 bits in pairs
+    for (size_t i = 0; i < weights_.size(); ++i) {
+      if (i % entry == 0) most = Int(0, 1) == 0 ? 127 : 64;
+      const int level = s_.extreme ? (Int(0, 1) == 0 ? -most : most) : Int(-most, most);
+      weights_[i] = static_cast<uint8_t>(s_.bits == 8 ? level : Int(0, 255));
     }
     const double sums = 4.0 * static_cast<double>(all.size()) * s_.kept + 1;
     for (int lane = 0; lane < blocks * s_.block; ++lane) {

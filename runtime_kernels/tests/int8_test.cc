@@ -23,7 +23,7 @@ struct UnsignedArray : Int8ArrayVec<16> {
   };
   template <int B, int NV>
   static void Accumulate(const Int8ConvJob& job, const Quad* in, Sum (&sums)[B][NV]) {
-    AccumulateInt8<Dots, kLanes>(job, 0, job.n_entries, in, sums);
+    AccumulateInt8<Dots, 16>(job, 0, job.n_entries, in, sums);
   }
 };
 
