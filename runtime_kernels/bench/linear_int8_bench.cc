@@ -42,7 +42,7 @@ class Layer {
     prepared_ = PrepareLinearInt8({8, blocks, outputs, entries, blocks * entries, bits, kTables,
                                    row_ptr_.data(), lists_.data(), groups_.data(), offsets_.data(),
                                    weights_.data(), bias_.data(), scale_.data(), codebooks_.data()},
-                                  true, &ready_);
+                                  true, ActiveIsa(), &ready_);
   }
 
   // Milliseconds.

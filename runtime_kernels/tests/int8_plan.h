@@ -53,6 +53,7 @@ inline std::vector<uint8_t> PackInt8(const TensorRec& in, const Int8Weights& w) 
       for (int32_t kx = 0; kx < w.dims[3]; ++kx)
         taps.push_back(
             static_cast<int32_t>(c * in.stride[1] + (ky - w.pad) * in.stride[2] + kx - w.pad));
+  if (w.bits == 4 && taps.size() % 2 != 0) taps.push_back(taps.back());  // codes come in pairs
   const auto count = static_cast<uint32_t>(taps.size());
   std::vector<uint32_t> row_ptr, lists, order;
   std::vector<int32_t> offsets, bias;

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <vector>
@@ -17,10 +18,10 @@ int32_t LevelOf(float t, int32_t zero) {
   return static_cast<int32_t>(std::nearbyint(std::min(std::max(t, least), most))) + zero;
 }
 
-// What plan_format.h says of the blob that PackInt8 made, at one output; `level(c, y, x)` is the
+// What plan_format.h says of the blob that PackInt8 made, at one output; `levels(c, y, x)` is the
 // input with its padding.
 float Definition(const std::vector<uint8_t>& blob, const Int8Weights& w, int32_t f,
-                 const std::function<int32_t(int32_t, int32_t, int32_t)>& level) {
+                 const std::function<int32_t(int32_t, int32_t, int32_t)>& levels) {
   const auto& h = *reinterpret_cast<const PackedInt8Header*>(blob.data());
   const auto* groups = reinterpret_cast<const uint32_t*>(blob.data() + h.groups_off);
   const auto* bias = reinterpret_cast<const int32_t*>(blob.data() + h.bias_off);
@@ -32,14 +33,17 @@ float Definition(const std::vector<uint8_t>& blob, const Int8Weights& w, int32_t
   const uint32_t taps = h.n_entries / h.n_blocks;
   int64_t sum = bias[lane];
   for (uint32_t tap = 0; tap < taps; ++tap) {
-    const auto at = static_cast<int32_t>(tap), kernel = w.dims[2] * w.dims[3];
+    const int32_t kernel = w.dims[2] * w.dims[3], last = (w.dims[1] + 3) / 4 * kernel - 1;
+    const int32_t at = std::min(static_cast<int32_t>(tap), last);  // codes come in pairs
     for (int32_t j = 0; j < 4; ++j) {
       const uint32_t entry = lane / h.block * taps + tap;
-      const uint32_t i = (entry * h.block + lane % h.block) * 4 + static_cast<uint32_t>(j);
+      const uint32_t of_lane = lane % h.block * 4 + static_cast<uint32_t>(j);
       const uint8_t book = blob[h.codebooks_off + lane];
-      const int32_t weight = h.bits == 8 ? static_cast<int8_t>(weights[i])
-                                         : h.tables[book][weights[i / 2] >> (i % 2 * 4) & 15];
-      const int32_t x = level(at / kernel * 4 + j, at % kernel / w.dims[3], at % w.dims[3]);
+      const uint8_t level = weights[entry * h.block * 4 + of_lane];
+      const uint8_t codes = weights[entry / 2 * h.block * 4 + of_lane];
+      const int32_t weight =
+          h.bits == 8 ? static_cast<int8_t>(level) : h.tables[book][codes >> (entry % 2 * 4) & 15];
+      const int32_t x = levels(at / kernel * 4 + j, at % kernel / w.dims[3], at % w.dims[3]);
       sum += int64_t{weight} * x;
     }
   }

@@ -2,6 +2,7 @@
 // written from edge/plan_format.h.
 #pragma once
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -129,7 +130,7 @@ class Int8Problem {
     PlanesOf<Quad> out = Output();
     const PlanesOf<Quad> before = out;
     Int8Weights weights;
-    if (!PrepareLinearInt8(View(), in_registers, &weights)) return "no memory";
+    if (!PrepareLinearInt8(View(), in_registers, isa, &weights)) return "no memory";
     Int8LinearArgs a = {};
     a.weights = &weights;
     a.epilogue = epilogue_;
@@ -177,7 +178,7 @@ class Int8Problem {
     group_of_.assign(static_cast<size_t>(blocks * in_block), kNone);
     for (int g = 0; g < groups_; ++g) group_of_[static_cast<size_t>(g)] = static_cast<uint32_t>(g);
     std::shuffle(group_of_.begin(), group_of_.begin() + groups_, rng_);
-    const int widest = Int(0, 1) == 0 ? 127 : 64;
+    const int widest = std::array<int, 3>{127, 64, 8}[rng_() % 3];
     for (int8_t& level : tables_) level = static_cast<int8_t>(Int(-widest, widest));
     std::vector<int32_t> all;
     for (int c = 0; c < s_.c; ++c)
@@ -190,6 +191,7 @@ class Int8Problem {
       std::vector<int32_t> mine;
       for (int32_t offset : all)
         if (Int(1, 1000) <= 1000 * s_.kept) mine.push_back(offset);
+      if (s_.bits == 4 && mine.size() % 2 != 0) mine.pop_back();
       const size_t first = s_.shared ? rng_() % (all.size() - mine.size() + 1) : offsets_.size();
       if (!s_.shared) offsets_.insert(offsets_.end(), mine.begin(), mine.end());
       lists_.push_back(static_cast<uint32_t>(first));
@@ -232,7 +234,8 @@ class Int8Problem {
     for (size_t i = 0; i + 1 < levels.size(); ++i) {
       const size_t lanes = static_cast<size_t>(s_.block);
       while (i / (4 * lanes) >= row_ptr_[block + 1]) ++block;
-      const int code = weights_[i / (s_.bits == 8 ? 1 : 2)] >> (i % 2 * 4) & 15;
+      const size_t entry = i / (4 * lanes);
+      const int code = weights_[entry / 2 * 4 * lanes + i % (4 * lanes)] >> (entry % 2 * 4) & 15;
       const size_t book = codebooks_[block * lanes + i / 4 % lanes];
       levels[i] = s_.bits == 8 ? static_cast<int8_t>(weights_[i]) : tables_[16 * book + code];
     }

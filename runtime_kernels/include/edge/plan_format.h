@@ -248,8 +248,9 @@ static_assert(sizeof(PackedHeader) == 64);
 // to kDepthwise. The weights of the latter are for every four channels i32 bias[4], f32 scale[4],
 // and int8[k * k][4] rounded up to a multiple of 16 bytes.
 //
-// Weights are levels: bytes, or codes of four bits that a table gives a level, two codes a byte,
-// the first in its lower half. A lane has the table `codebooks` says.
+// Weights are levels: bytes, or codes of four bits that a table gives a level. `codebooks` says which
+// table a lane has. Codes are those of two entries, the first in the lower halves of the bytes: then
+// every block has an even number of entries.
 struct PackedInt8Header {  // 128 bytes, at OpRec::data_off; the offsets below are from this
                            // header's start, 64-byte aligned
   uint32_t block;          // B: 4 or 8 filters share one list of entries
@@ -264,7 +265,7 @@ struct PackedInt8Header {  // 128 bytes, at OpRec::data_off; the offsets below a
   uint64_t groups_off;     // u32[n_blocks * B / 4]: which four output channels the lanes are, every
                            // one exactly once; kNone: unused, last
   uint64_t offsets_off;    // i32[n_offsets]: input offsets in elements
-  uint64_t weights_off;    // [n_entries][B][4] levels or codes
+  uint64_t weights_off;    // [n_entries][B][4] levels, or [n_entries / 2][B][4] pairs of codes
   uint64_t bias_off;       // i32[n_blocks * B]
   uint64_t scale_off;      // f32[n_blocks * B]
   uint64_t codebooks_off;  // u8[n_blocks * B]: 0 or 1

@@ -190,7 +190,7 @@ Status Executor::Impl::Prepare() {
         if (status != Status::kOk) return status;
         const bool prepared = kind == OpKind::kConvInt8
                                   ? PrepareConvInt8(packed, isa, weights.get())
-                                  : PrepareLinearInt8(packed, op.p[2] != 0, weights.get());
+                                  : PrepareLinearInt8(packed, op.p[2] != 0, isa, weights.get());
         if (!prepared) return Status::kOutOfMemory;
       }
       int8[i] = weights;

@@ -104,7 +104,9 @@ bool SoundLevels(const PackedInt8View& p) {
   if (!std::all_of(p.scale, p.scale + lanes, [](float x) { return std::isfinite(x); }))
     return false;
   if (p.bits == 4) {
-    return std::all_of(p.codebooks, p.codebooks + lanes, [](uint8_t x) { return x < 2; }) &&
+    const auto even = [](uint32_t x) { return x % 2 == 0; };
+    return std::all_of(p.row_ptr, p.row_ptr + p.n_blocks + 1, even) &&
+           std::all_of(p.codebooks, p.codebooks + lanes, [](uint8_t x) { return x < 2; }) &&
            std::find(p.tables, p.tables + 32, -128) == p.tables + 32;
   }
   const uint8_t* end = p.weights + uint64_t{p.n_entries} * p.block * 4;

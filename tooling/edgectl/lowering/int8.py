@@ -158,9 +158,12 @@ def _write(
     for i in range(0, len(order), per):
         fours = order[i : i + per]
         taps = np.flatnonzero(support[fours].any(axis=0))
+        used = len(taps)
+        if books is not None and used % 2:  # codes are those of two entries: the last one again, without weights
+            taps = np.append(taps, taps[-1])
         entries = np.zeros((len(taps), block, 4), np.int8)
         rows = (fours[:, None] * 4 + np.arange(4)).reshape(-1)
-        entries[:, : len(rows)] = levels[rows][:, taps].transpose(1, 0, 2)
+        entries[:used, : len(rows)] = levels[rows][:, taps[:used]].transpose(1, 0, 2)
         mine = np.full(block, -1)
         mine[: len(rows)] = np.where(rows < filters, rows, -1)
         key = layer.offsets[taps].tobytes()
@@ -205,7 +208,7 @@ def _write(
 def _encode(
     entries: ir.LevelArray, lanes: npt.NDArray[np.intp], books: npt.NDArray[np.uint8] | None, tables: npt.NDArray[np.int8]
 ) -> npt.NDArray[np.uint8]:
-    """(entries, block, 4) levels as bytes, or as codes of the lanes' codebooks, two a byte."""
+    """(entries, block, 4) levels as bytes, or as codes of the lanes' codebooks, those of two entries in the same bytes."""
     if books is None:
         return entries.reshape(-1).view(np.uint8)
     codes = np.zeros(entries.shape, np.uint8)
@@ -215,8 +218,8 @@ def _encode(
         of_level[table[::-1].view(np.uint8)] = np.arange(16, dtype=np.uint8)[::-1]
         mine = book == number
         codes[:, mine] = of_level[entries[:, mine].view(np.uint8)]
-    pairs = codes.reshape(-1, 2)
-    return np.asarray(pairs[:, 0] | pairs[:, 1] << 4, np.uint8)
+    pairs = codes.reshape(-1, 2, codes[0].size)
+    return np.asarray(pairs[:, 0] | pairs[:, 1] << 4, np.uint8).reshape(-1)
 
 
 def dims(shape: Sequence[int]) -> tuple[int, int, int, int]:

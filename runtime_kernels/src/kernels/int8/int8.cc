@@ -18,15 +18,19 @@ constexpr int kLinearLanes = 8;
 
 int64_t EntryBytes(const PackedInt8View& p) { return int64_t{p.block} * 4 * p.bits / 8; }
 
-void Decode(const PackedInt8View& p, uint8_t* levels) {
-  for (uint32_t block = 0; block < p.n_blocks; ++block) {
-    const uint8_t* books = p.codebooks + block * p.block;
-    const int64_t first = int64_t{p.row_ptr[block]} * p.block * 4;
-    const int64_t last = int64_t{p.row_ptr[block + 1]} * p.block * 4;
-    for (int64_t i = first; i < last; ++i) {
-      const int code = p.weights[i / 2] >> (i % 2 * 4) & 15;
-      const uint8_t book = books[i / 4 % p.block];
-      levels[i] = static_cast<uint8_t>(p.tables[16 * book + code]);
+// Calls f(lane, level, i) for every code; it is weight i of the levels.
+template <class F>
+void ForEachCode(const PackedInt8View& p, const F& f) {
+  const int64_t lanes = p.block, bytes = lanes * 4;
+  for (int64_t block = 0; block < p.n_blocks; ++block) {
+    const int8_t* tables[16];
+    for (int64_t lane = 0; lane < lanes; ++lane)
+      tables[lane] = p.tables + 16 * p.codebooks[block * lanes + lane];
+    for (int64_t entry = p.row_ptr[block]; entry < p.row_ptr[block + 1]; ++entry) {
+      const uint8_t* codes = p.weights + entry / 2 * bytes;
+      for (int64_t i = 0; i < bytes; ++i)
+        f(block * lanes + i / 4, tables[i / 4][codes[i] >> (entry % 2 * 4) & 15],
+          entry * bytes + i);
     }
   }
 }
@@ -82,7 +86,9 @@ bool DecodeAll(Int8Weights* w) {
   PackedInt8View& p = w->packed;
   if (p.bits == 8) return true;
   if (!Allocate(size_t{p.n_entries} * p.block * 4, &w->levels)) return false;
-  Decode(p, w->levels.get());
+  uint8_t* levels = w->levels.get();
+  ForEachCode(
+      p, [levels](int64_t, int8_t level, int64_t i) { levels[i] = static_cast<uint8_t>(level); });
   p.bits = 8;
   p.weights = w->levels.get();
   return true;
@@ -195,6 +201,9 @@ void LinearBlocks(const Int8LinearArgs& a, const Int8Kernels& kernels, size_t be
   constexpr int32_t kRows = 16;
   int32_t sums[kRows * kLinearLanes];
   const PackedInt8View& p = a.weights->packed;
+  const auto run = p.bits == 8              ? kernels.linear
+                   : a.weights->small_codes ? kernels.linear_small_codes
+                                            : kernels.linear_codes;
   for (size_t block = begin; block < end; ++block) {
     Int8LinearJob job = {};
     job.offsets = p.offsets + p.lists[block];
@@ -207,7 +216,7 @@ void LinearBlocks(const Int8LinearArgs& a, const Int8Kernels& kernels, size_t be
     for (int32_t row = 0; row < a.n; row += kRows) {
       job.rows = std::min(kRows, a.n - row);
       job.in = a.in + row * a.in_n;
-      (p.bits == 8 ? kernels.linear : kernels.linear_codes)(job);
+      run(job);
       for (int32_t i = 0; i < job.rows; ++i) {
         FinishLinear(a, static_cast<int64_t>(block), row + i, sums + kLinearLanes * i);
       }
@@ -249,9 +258,23 @@ const Int8Kernels& Int8KernelsOf(Isa isa) {
   }
 }
 
-bool PrepareLinearInt8(const PackedInt8View& packed, bool in_registers, Int8Weights* out) {
+bool PrepareLinearInt8(const PackedInt8View& packed, bool in_registers, Isa isa, Int8Weights* out) {
   out->packed = packed;
-  return in_registers || DecodeAll(out);
+  if (!in_registers || packed.bits == 8) return DecodeAll(out);
+  out->small_codes = Int8KernelsOf(isa).linear_small_codes != nullptr &&
+                     std::all_of(packed.tables, packed.tables + 32, [](int8_t level) {
+                       return level >= -kSmallLevel && level <= kSmallLevel;
+                     });
+  if (!out->small_codes) return true;
+  const size_t lanes = size_t{packed.n_blocks} * packed.block;
+  if (!Allocate(lanes, &out->bias)) return false;
+  std::copy(packed.bias, packed.bias + lanes, out->bias.get());
+  auto* bias = reinterpret_cast<uint32_t*>(out->bias.get());  // wraps
+  ForEachCode(packed, [bias](int64_t lane, int8_t level, int64_t) {
+    bias[lane] -= 128u * static_cast<uint32_t>(int32_t{level});
+  });
+  out->packed.bias = out->bias.get();
+  return true;
 }
 
 bool PrepareConvInt8(const PackedInt8View& packed, Isa isa, Int8Weights* out) {

@@ -39,6 +39,7 @@ struct Int8Weights {
   PackedInt8View packed;
   // Of every block, how many entries come first whose pixels may be taken as q + 128.
   std::unique_ptr<uint32_t[]> shifted;
+  bool small_codes = false;  // of a linear layer, whose pixels are taken as q + 128
   std::unique_ptr<uint8_t[]> levels;
   std::unique_ptr<int32_t[]> offsets;
   std::unique_ptr<uint32_t[]> lists;
@@ -48,7 +49,7 @@ struct Int8Weights {
 // For ConvInt8, or for LinearInt8. `in_registers`: codes stay codes, for the kernel to decode as it
 // reads them. False without memory.
 bool PrepareConvInt8(const PackedInt8View& packed, Isa isa, Int8Weights* out);
-bool PrepareLinearInt8(const PackedInt8View& packed, bool in_registers, Int8Weights* out);
+bool PrepareLinearInt8(const PackedInt8View& packed, bool in_registers, Isa isa, Int8Weights* out);
 
 struct Int8Epilogue {
   ActKind act;   // kNone, kClamp, kLeakyRelu

@@ -31,7 +31,7 @@ struct Int8ConvJob {
 struct Int8LinearJob {
   const int32_t* offsets;
   int64_t n_entries;
-  const uint8_t* weights;  // [n_entries][8][4] levels, or codes
+  const uint8_t* weights;  // [n_entries][8][4] levels, or [n_entries / 2][8][4] pairs of codes
   const int8_t* tables;    // of codes, by codebook [2][16]
   const uint8_t* codebooks;
   const Quad* in;
@@ -58,6 +58,8 @@ enum class Shifted {
   kPairs,  // those of whose products two never leave 16 bits, which come first
 };
 
+constexpr int kSmallLevel = 8;  // of fixed point and SP2 with four bits
+
 struct Int8Kernels {
   const char* name;
   Shifted shifted;
@@ -69,6 +71,8 @@ struct Int8Kernels {
   int32_t vector;  // pixels a vector register
   void (*linear)(const Int8LinearJob& job);
   void (*linear_codes)(const Int8LinearJob& job);
+  // The same for levels of at most kSmallLevel and inputs q + 128; null: there is no need.
+  void (*linear_small_codes)(const Int8LinearJob& job);
   void (*depthwise[2][2])(const Int8DepthwiseJob& job);  // [k / 5][stride - 1]
   // n pixels of four channels each, missing ones (null) as zeros.
   void (*quantize)(const float* const* channels, Quad* out, int64_t n, float inverse, int32_t zero);

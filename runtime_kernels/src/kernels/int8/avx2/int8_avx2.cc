@@ -6,7 +6,8 @@
 
 namespace edge {
 
-const Int8Kernels kAvx2Int8 = Int8Table<avx2::Int8Vec8, 2, 4, 2>(
-    "avx2", Shifted::kPairs, avx2::RunLinearInt8, avx2::RunLinearInt8Codes);
+const Int8Kernels kAvx2Int8 =
+    Int8Table<avx2::Int8Vec8, 2, 4, 2>("avx2", Shifted::kPairs, avx2::RunLinearInt8,
+                                       avx2::RunLinearInt8Codes, avx2::RunLinearInt8SmallCodes);
 
 }  // namespace edge

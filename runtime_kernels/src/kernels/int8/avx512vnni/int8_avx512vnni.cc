@@ -101,6 +101,7 @@ struct Int8Vec16 {
 
 // The linear kernels of AVX2 take signed pixels.
 const Int8Kernels kAvx512VnniInt8 = Int8Table<avx512vnni::Int8Vec16, 4, 8, 2>(
-    "avx512vnni", Shifted::kAll, avx512vnni::RunLinearInt8, avx512vnni::RunLinearInt8Codes);
+    "avx512vnni", Shifted::kAll, avx512vnni::RunLinearInt8, avx512vnni::RunLinearInt8Codes,
+    avx512vnni::RunLinearInt8SmallCodes);
 
 }  // namespace edge

@@ -171,9 +171,8 @@ inline void RunLinearInt8Codes(const Int8LinearJob& job) {
     shift[half.value] = vshlq_n_u8(vqtbl1q_u8(vcombine_u8(books, books), lanes), 4);
   });
   LinearAll(job, [&](int64_t i, auto half) EDGE_INLINE_LAMBDA {
-    const uint8x8_t two = vld1_u8(job.weights + 16 * i + 8 * half.value);
-    const uint8x8_t low = vand_u8(two, vdup_n_u8(15)), high = vshr_n_u8(two, 4);
-    const uint8x16_t codes = vcombine_u8(vzip1_u8(low, high), vzip2_u8(low, high));
+    const uint8x16_t two = vld1q_u8(job.weights + i / 2 * 32 + 16 * half.value);
+    const uint8x16_t codes = i % 2 == 0 ? vandq_u8(two, vdupq_n_u8(15)) : vshrq_n_u8(two, 4);
     return vqtbl2q_s8(tables, vorrq_u8(codes, shift[half.value]));
   });
 }

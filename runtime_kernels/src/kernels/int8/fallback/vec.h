@@ -192,7 +192,7 @@ inline void LinearInt8Fallback(const Int8LinearJob& job) {
 
 inline void LinearInt8CodesFallback(const Int8LinearJob& job) {
   LinearInt8Arrays(job, [&](int lane, int64_t i) {
-    const int code = job.weights[i / 2] >> (i % 2 * 4) & 15;
+    const int code = job.weights[i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15;
     return job.tables[16 * job.codebooks[lane] + code];
   });
 }
