@@ -248,8 +248,8 @@ static_assert(sizeof(PackedHeader) == 64);
 // to kDepthwise. The weights of the latter are for every four channels i32 bias[4], f32 scale[4],
 // and int8[k * k][4] rounded up to a multiple of 16 bytes.
 //
-// Weights are levels: bytes, or codes of four bits that a table gives a level, two codes a byte,
-// the first in its lower half. A lane has the table `codebooks` says.
+// Weights are levels from -127 to 127: bytes, or codes of four bits that a table gives a level, two
+// codes a byte, the first in its lower half. A lane has the table `codebooks` says.
 struct PackedInt8Header {  // 128 bytes, at OpRec::data_off; the offsets below are from this
                            // header's start, 64-byte aligned
   uint32_t block;          // B: 4 or 8 filters share one list of entries
