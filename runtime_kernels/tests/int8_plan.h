@@ -112,7 +112,7 @@ inline OpRec& DepthwiseInt8(PlanBuilder* plan, uint32_t in, uint32_t out, int32_
   std::vector<uint8_t> data;
   for (int32_t c = 0; c < plan->tensor(in).dims[1]; ++c) {
     std::vector<uint8_t> four(bytes);
-    for (uint8_t& v : four) v = static_cast<uint8_t>(random());
+    for (uint8_t& v : four) v = static_cast<uint8_t>(static_cast<int>(random() % 255) - 127);
     const int32_t bias[4] = {100, -2000, 0, 5};
     const float scale[4] = {0.01f, 0.02f, 0.005f, 0.015f};
     std::memcpy(four.data(), bias, sizeof bias);

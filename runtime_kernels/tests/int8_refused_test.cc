@@ -91,6 +91,8 @@ TEST(Int8Plan, RefusesDamagedTensorsAndOperations) {
            [](PlanBytes& b) { b.op(kDepthwiseOp).data_size -= 16; }},
           {"depthwise scale", kBad,
            [](PlanBytes& b) { reinterpret_cast<float*>(b.blob(kDepthwiseOp) + 16)[3] = kNaN; }},
+          {"depthwise level -128", kBad,
+           [](PlanBytes& b) { b.blob(kDepthwiseOp)[32 + 35] = 0x80; }},
           {"mean of a part", kBad, [](PlanBytes& b) { b.op(kMeanOp).output = kHalf; }},
           {"mean's zero point", kBad, [](PlanBytes& b) { b.op(kMeanOp).p[0] = 128; }},
           {"mean's input zero point", kBad, [](PlanBytes& b) { b.op(kMeanOp).p[1] = -129; }},

@@ -40,10 +40,10 @@ void CheckDepthwise(const Named<Int8Kernels>& table, int k, int stride, int h, i
   std::mt19937 rng(static_cast<uint32_t>(h * 1000 + w));
   std::vector<Quad> in = RandomQuads(static_cast<size_t>(((h - 1) * stride + k) * kRow + 64), &rng);
   std::vector<uint8_t> weights(static_cast<size_t>(DepthwiseInt8Weights(k)));
-  for (uint8_t& v : weights) v = static_cast<uint8_t>(rng());  // any level, -128 too
+  for (uint8_t& v : weights) v = static_cast<uint8_t>(static_cast<int>(rng() % 255) - 127);
   if (extreme) {
     for (Quad& q : in) q = rng() % 2 == 0 ? 0x80808080u : 0x7f807f80u;
-    for (uint8_t& v : weights) v = 0x80;
+    for (uint8_t& v : weights) v = rng() % 4 == 0 ? 0x7f : 0x81;
   }
   int32_t bias[4];
   float scale[4];

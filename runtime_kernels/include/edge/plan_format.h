@@ -248,9 +248,9 @@ static_assert(sizeof(PackedHeader) == 64);
 // to kDepthwise. The weights of the latter are for every four channels i32 bias[4], f32 scale[4],
 // and int8[k * k][4] rounded up to a multiple of 16 bytes.
 //
-// Weights are levels: bytes, or codes of four bits that a table gives a level. `codebooks` says which
-// table a lane has. Codes are those of two entries, the first in the lower halves of the bytes: then
-// every block has an even number of entries.
+// Weights are levels from -127 to 127: bytes, or codes of four bits that a table gives a level.
+// `codebooks` says which table a lane has. Codes are those of two entries, the first in the lower
+// halves of the bytes: then every block has an even number of entries.
 struct PackedInt8Header {  // 128 bytes, at OpRec::data_off; the offsets below are from this
                            // header's start, 64-byte aligned
   uint32_t block;          // B: 4 or 8 filters share one list of entries

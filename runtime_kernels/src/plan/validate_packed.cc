@@ -94,8 +94,13 @@ Status DepthwiseFits(const Plan& plan, const OpRec& op, double* work) {
   return Status::kOk;
 }
 
-// That lists lie among the offsets, scales are finite and no level is -128 (of which AVX2 has no
-// negative).
+// -128 has no negative, which AVX2 takes, and two products with it may leave 16 bits, as NEON sums
+// them.
+bool NoneIsLeast(const uint8_t* levels, uint64_t count) {
+  return std::find(levels, levels + count, 0x80) == levels + count;
+}
+
+// That lists lie among the offsets, scales are finite and no level is -128.
 bool SoundLevels(const PackedInt8View& p) {
   for (uint32_t i = 0; i < p.n_blocks; ++i) {
     if (uint64_t{p.lists[i]} + (p.row_ptr[i + 1] - p.row_ptr[i]) > p.n_offsets) return false;
@@ -109,8 +114,7 @@ bool SoundLevels(const PackedInt8View& p) {
            std::all_of(p.codebooks, p.codebooks + lanes, [](uint8_t x) { return x < 2; }) &&
            std::find(p.tables, p.tables + 32, -128) == p.tables + 32;
   }
-  const uint8_t* end = p.weights + uint64_t{p.n_entries} * p.block * 4;
-  return std::find(p.weights, end, 0x80) == end;
+  return NoneIsLeast(p.weights, uint64_t{p.n_entries} * p.block * 4);
 }
 
 // ResolvePacked, and that the lists are in order.
@@ -282,7 +286,8 @@ Status ValidateDepthwiseInt8(const Plan& plan, const OpRec& op, double* work) {
   if (status != Status::kOk) return status;
   for (int64_t i = 0; i < plan.tensor(op.output).dims[1]; ++i) {
     const auto* scale = reinterpret_cast<const float*>(weights + 16);
-    if (!std::all_of(scale, scale + 4, [](float x) { return std::isfinite(x); }))
+    const bool finite = std::all_of(scale, scale + 4, [](float x) { return std::isfinite(x); });
+    if (!finite || !NoneIsLeast(weights + 32, static_cast<uint64_t>(4 * op.p[0] * op.p[0])))
       return Status::kBadValue;
     weights += DepthwiseInt8Weights(op.p[0]);
   }
