@@ -17,6 +17,7 @@
 
 #include "failure.h"
 #include "json.h"
+#include "kernels/conv/conv.h"
 #include "npy.h"
 #include "options.h"
 #include "peaks.h"
@@ -268,6 +269,7 @@ std::string Describe(const Options& options, const Session& session) {
   Json json;
   json.BeginObject().Key("version").Value(int64_t{1});
   json.Key("threads").Value(static_cast<int64_t>(threads));
+  json.Key("isa").Value(edge::IsaName(edge::ActiveIsa()));
   json.Key("warmup").Value(int64_t{options.warmup});
   json.Key("load_ns").Value(session.load_ns).Key("runs_ns").Values(session.runs_ns);
   json.Key("peak_rss_kb").Value(PeakRssKb()).Key("inputs").BeginArray();

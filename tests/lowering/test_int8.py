@@ -51,6 +51,18 @@ def conv(*args, **options):
     return nn.Conv2d(*args, **options)
 
 
+class SwitchedOff(nn.Sequential):
+    """Filters whose weights are nothing beside their biases, as training leaves some behind a batch norm."""
+
+    def __init__(self):
+        super().__init__(conv(8, 16, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(16, 8, 3, groups=2), nn.ReLU(), conv(8, 8, 1))
+        with torch.no_grad():
+            self[0].weight[3] *= 1e-15
+            self[2].weight[8:, 2] *= 1e-9
+            self[4].weight[5] *= 1e-5
+            self[0].bias[3] = self[2].bias[6] = self[4].bias[5] = 0.5
+
+
 # name: (module, input shape, operations of which int8 is read)
 CASES = {
     "strided": (
@@ -103,6 +115,7 @@ CASES = {
     "linear": (lambda: nn.Sequential(nn.Linear(40, 33), nn.ReLU(), nn.Linear(33, 10)), (3, 40), ["linear", "linear"]),
     "residual": (lambda: Residual(False), (1, 8, 17, 19), ["conv3x3", "conv3x3", "conv1x1"]),
     "residual after": (lambda: Residual(True), (1, 8, 17, 19), ["conv3x3", "conv3x3", "conv1x1"]),
+    "switched off": (SwitchedOff, (1, 8, 9, 7), ["conv3x3", "deconv3x3", "conv1x1"]),
     "joined": (Joined, (1, 8, 17, 19), ["conv3x3", "conv1x1", "concat", "conv1x1"]),
 }
 

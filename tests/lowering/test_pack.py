@@ -6,10 +6,12 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgectl.lowering.pack import Packed, Taps, pack
+from edgectl.compress.schemes import SCHEMES, SchemeConfig
+from edgectl.lowering.pack import Packed, Taps, pack, recognise
 from edgectl.lowering.plan import NONE
 from edgectl.recipe import Cpu
 
@@ -91,3 +93,21 @@ def test_a_filter_alone_is_cheaper_on_arm64_where_it_has_registers_enough() -> N
     random = np.random.default_rng(3)
     weight = random.normal(size=(64, 576)) * (random.random((64, 576)) < 0.6)
     assert (packed(weight, "arm64").block, packed(weight, "x86-64").block) == (1, 2)
+
+
+def in_four_bits(weight: torch.Tensor) -> Array:
+    """Fixed point, one scale a filter: some 13 % of normal weights become zero."""
+    scale = 2.3 * weight.std(dim=(1, 2, 3), keepdim=True) / 7 + 1e-9
+    rounded: Array = (scale * torch.clamp(torch.round(weight / scale), -7, 7)).numpy()
+    return rounded
+
+
+@pytest.mark.parametrize(("scheme", "rate"), [(None, 1.0), *((name, rate) for name in SCHEMES for rate in (2.0, 3.0, 6.0))])
+def test_rounding_hides_no_scheme_and_makes_none(scheme: str | None, rate: float) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(64, 32, *((1, 1) if scheme == "block_column" else (3, 3)))
+    mask = torch.ones_like(weight) if scheme is None else SCHEMES[scheme](weight, rate, SchemeConfig())
+    assert recognise((weight * mask).numpy()) == (scheme or "dense")
+    rounded = in_four_bits(weight)
+    assert 0.1 < np.mean(rounded == 0) < 0.2
+    assert recognise(rounded * mask.numpy(), quantised=True) == (scheme or "dense")

@@ -13,6 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgectl.errors import UserError
 
 FORMAT_VERSION = 1
+GOLDEN_TOLERANCE = 1e-3
+"""How far a device's outputs may be from the golden ones, over the largest value there; quantised networks have their own."""
+
+GoldenBy = Literal["PyTorch", "the integer reference"]
 
 
 class _Strict(BaseModel):
@@ -29,7 +33,7 @@ class TensorSpec(_Strict):
 class Layer(_Strict):
     """One layer as it runs: the PyTorch module path, and what was found in its weights.
 
-    `rate` is weights / non-zeros; `scheme` is what the packer recognised (`dense` when nothing is zero).
+    `rate` is weights / non-zeros; `scheme` is what the packer recognised (`dense` when next to nothing is zero).
     `bits` are those of a weight, and `quant` is their codebook (`fixed`, `power_of_two`, `sp2`, `msq`), empty for float32.
     `runner` is `edge`, `xnnpack` or `executorch`.
     """
@@ -53,7 +57,11 @@ class Layer(_Strict):
 
 
 class Manifest(_Strict):
-    """manifest.json."""
+    """manifest.json.
+
+    `golden_by` computed the golden outputs, with the same pruned and quantised weights, and a device's may differ from them by
+    `golden_tolerance` times their largest value; edgectl.lowering.golden says how they are chosen.
+    """
 
     format_version: int = FORMAT_VERSION
     edgectl: str
@@ -65,6 +73,8 @@ class Manifest(_Strict):
     sha256: dict[str, str]
     inputs: list[TensorSpec] = Field(min_length=1)
     outputs: list[TensorSpec] = Field(min_length=1)
+    golden_by: GoldenBy = "PyTorch"
+    golden_tolerance: float = Field(default=GOLDEN_TOLERANCE, gt=0)
     layers: list[Layer]
 
 
@@ -119,7 +129,7 @@ class Artifact:
         return self.folder / self.manifest.model
 
     def golden(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """The golden inputs and the outputs that PyTorch computed for them with the same (pruned) weights."""
+        """The golden inputs and the outputs that `golden_by` of the manifest computed for them."""
         return self._load("input", self.manifest.inputs), self._load("output", self.manifest.outputs)
 
     def _load(self, kind: str, specs: list[TensorSpec]) -> list[np.ndarray]:

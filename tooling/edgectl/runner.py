@@ -19,15 +19,15 @@ from edgectl.errors import ToolError, UserError
 from edgectl.native import runner_bundle
 
 RUNNER_FOLDER = "runner"
-GOLDEN_TOLERANCE = 1e-3
 _TIMEOUT_SECONDS = 3600.0
 
 
 class Reply(BaseModel):
-    """What the runner says of a good run; times in ns of the device's own clock."""
+    """What the runner says of a good run; times in ns of the device's own clock, `isa` the instruction set of our kernels."""
 
     version: int
     threads: int
+    isa: str
     warmup: int
     load_ns: int
     runs_ns: list[int]
@@ -86,15 +86,18 @@ class Session:
         threads: int = 1,
         cpu_mask: str | None = None,
         etdump: Path | None = None,
+        isa: str | None = None,
     ) -> tuple[Reply, list[np.ndarray]]:
         """Runs the model on `inputs` (None: the golden ones); returns the runner's reply and, if wanted, the outputs.
 
         Args:
             cpu_mask: hexadecimal mask of the cores to run on.
             etdump: where to keep the profile; None runs without a profiler.
+            isa: the instruction set whose kernels to use, as runtime_kernels/README.md names them; None for the best.
 
         Raises:
-            ToolError: the device or the runner fails, or what it returned cannot be read.
+            ToolError: the device or the runner fails, the device lacks the instruction set, or what was returned cannot be
+                read.
         """
         mark = uuid.uuid4().hex[:12]
         remote: list[str] = []  # what this run leaves in the artifact's folder on the device
@@ -113,7 +116,9 @@ class Session:
                 outputs = [f"{mark}_{i}.npy" for i in range(len(self.artifact.manifest.outputs))]
                 remote += outputs
                 arguments += ["--output", self._path(mark)]
-            reply = self._ask(arguments, Reply)
+            reply = self._ask(arguments, Reply, [] if isa is None else ["env", f"EDGE_ISA={isa}"])
+            if isa not in (None, reply.isa):
+                raise ToolError(f"running on {self.device.name}", f"its processor does not have {isa}: {reply.isa} was used")
             if etdump is not None:
                 self.device.pull(f"{mark}.etdp", etdump, self._folder)
             return reply, [self._pull_array(name) for name in outputs] if want_outputs else []
@@ -131,17 +136,20 @@ class Session:
         return self._ask(["--peaks", "--threads", str(threads)], Peaks)
 
     def check(self, outputs: Sequence[np.ndarray]) -> float:
-        """The largest difference of a golden run's outputs from PyTorch's, over their largest value.
+        """The largest difference of a golden run's outputs from the golden ones, over their largest value.
 
         Raises:
-            ToolError: it is above 1e-3.
+            ToolError: it is above what the manifest allows.
         """
+        manifest = self.artifact.manifest
         _, wanted = self.artifact.golden()
         worst = max(relative_difference(got, want) for got, want in zip(outputs, wanted, strict=True))
-        if not worst <= GOLDEN_TOLERANCE:
+        if not worst <= manifest.golden_tolerance:
+            whose = "PyTorch's" if manifest.golden_by == "PyTorch" else f"its golden output, that of {manifest.golden_by},"
             raise ToolError(
                 f"checking {self.artifact.folder} on {self.device.name}",
-                f"its output differs from PyTorch's by {worst:.2e} of the largest value, and {GOLDEN_TOLERANCE:.0e} is allowed",
+                f"its output differs from {whose} by {worst:.2e} of the largest value, "
+                f"and {manifest.golden_tolerance:.0e} is allowed",
             )
         return worst
 
@@ -170,11 +178,11 @@ class Session:
                 raise ToolError(f"reading an output of {self.device.name}", str(error)) from error
             return array
 
-    def _ask(self, arguments: Sequence[str], kind: type[_Said]) -> _Said:
+    def _ask(self, arguments: Sequence[str], kind: type[_Said], before: Sequence[str] = ()) -> _Said:
         what = self.artifact.folder.name if kind is Reply else "the measurement of its peaks"
         step = f"running {what} on {self.device.name}"
         result = self.device.run(
-            [*self._command, *arguments],
+            [*before, *self._command, *arguments],
             folder=RUNNER_FOLDER,
             timeout=_TIMEOUT_SECONDS,
             label=what,
@@ -220,7 +228,9 @@ def execute(
 
 
 def reference(artifact: Artifact, recipe_path: Path, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """What PyTorch computes for `inputs` with the model that the artifact was built from, compressed as the recipe says.
+    """What the golden outputs' author computes for `inputs`: PyTorch or, where the network is quantised, the integer reference.
+
+    It runs the model that the artifact was built from, compressed as the recipe says.
 
     Raises:
         UserError: the artifact was built from another recipe, its model has changed since, or the recipe does not load.
@@ -228,26 +238,22 @@ def reference(artifact: Artifact, recipe_path: Path, inputs: Sequence[np.ndarray
     import torch  # noqa: PLC0415
 
     from edgectl.lowering.builder import compress  # noqa: PLC0415
+    from edgectl.lowering.executorch import compile_module  # noqa: PLC0415
+    from edgectl.lowering.golden import golden, pytorch  # noqa: PLC0415
     from edgectl.recipe import Recipe, load_model  # noqa: PLC0415
 
     recipe = Recipe.load(recipe_path)
     if recipe.model_dump(mode="json") != artifact.manifest.recipe:
         raise UserError(f"{artifact.folder} was not built from {recipe_path}: build it again, or name its own recipe.")
     golden_inputs, golden_outputs = artifact.golden()
-    model = compress(recipe, load_model(recipe), torch.from_numpy(golden_inputs[0]))
-
-    def forward(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        with torch.inference_mode():
-            result = model(*(torch.from_numpy(array) for array in arrays))
-        return [tensor.numpy() for tensor in (result if isinstance(result, (tuple, list)) else [result])]
-
-    if any(map(_far, forward(golden_inputs), golden_outputs)):
+    example = torch.from_numpy(golden_inputs[0])
+    model = compress(recipe, load_model(recipe), example)
+    expected = golden(compile_module(model, example, cpu=recipe.target.cpu), model) if recipe.quant else pytorch(model)
+    near = artifact.manifest.golden_tolerance / 10
+    differences = map(relative_difference, expected.forward(golden_inputs), golden_outputs)
+    if not all(difference <= near for difference in differences):
         raise UserError(f"The model of {recipe_path} has changed since {artifact.folder} was built from it: build it again.")
-    return forward(inputs)
-
-
-def _far(got: np.ndarray, want: np.ndarray) -> bool:
-    return not relative_difference(got, want) <= GOLDEN_TOLERANCE / 10
+    return expected.forward(inputs)
 
 
 def remote_folder(artifact: Artifact) -> str:

@@ -19,6 +19,7 @@ def start(
     port: Annotated[int | None, typer.Option(help="Port of its adb on 127.0.0.1.", show_default="a free one")] = None,
     memory: Annotated[int, typer.Option(metavar="MIB", help="Memory of the emulated phone.")] = 1024,
     disk: Annotated[int, typer.Option(metavar="MIB", help="Size of its /data, which is part of its memory.")] = 512,
+    cpu: Annotated[str, typer.Option(metavar="NAME", help="Its processor: cortex-a76, or max, which also has i8mm.")] = "cortex-a76",
 ) -> None:
     """Boot an emulated phone; the first time, its image is built from Debian packages.
 
@@ -28,7 +29,7 @@ def start(
     from edgectl.device import emulator
 
     with progress() as say:
-        state = emulator.start(name, port=port, memory_mb=memory, disk_mb=disk, progress=say)
+        state = emulator.start(name, port=port, memory_mb=memory, disk_mb=disk, cpu=cpu, progress=say)
     output().print(f"emulator:{state.name} is ready: --device emulator:{state.name}, adb at 127.0.0.1:{state.port}")
 
 
@@ -58,8 +59,8 @@ def status() -> None:
     if not running:
         output().print("No emulator runs: start one with `edgectl emulator start`.")
         return
-    rows = table("device", "adb", ">process", ">memory", ">/data")
+    rows = table("device", "adb", "processor", ">process", ">memory", ">/data")
     for state in running:
         sizes = (f"{state.memory_mb} MiB", f"{state.disk_mb} MiB")
-        rows.add_row(f"emulator:{state.name}", f"127.0.0.1:{state.port}", str(state.pid), *sizes)
+        rows.add_row(f"emulator:{state.name}", f"127.0.0.1:{state.port}", state.cpu, str(state.pid), *sizes)
     output().print(rows)

@@ -19,7 +19,10 @@ def command(
     threads: ThreadsOption = 1,
     reference: Annotated[
         Path | None,
-        typer.Option(metavar="RECIPE", help="Also run PyTorch as RECIPE says, and print the largest difference."),
+        typer.Option(
+            metavar="RECIPE",
+            help="Also run PyTorch as RECIPE says, or the integer reference, and print the largest difference.",
+        ),
     ] = None,
 ) -> None:
     """Run an artifact on an image, on a device, and write the image that comes out.
@@ -39,7 +42,7 @@ def command(
     target = open_device(device)
     with progress() as say:
         if reference is not None:
-            say("running PyTorch", None)
+            say(f"running {opened.manifest.golden_by}", None)
             wanted = run_reference(opened, reference, inputs)
         outputs = execute(opened, target, inputs, threads=threads, progress=say)
     pixels = to_image(outputs[0])
@@ -48,4 +51,5 @@ def command(
     console.print(f"{out}: {pixels.shape[1]}x{pixels.shape[0]}, made on {target.name}", soft_wrap=True)
     if reference is not None:
         difference = largest_difference(outputs[0], wanted[0])
-        console.print(f"max abs difference from PyTorch with the same weights: {difference:.2e}", soft_wrap=True)
+        by = opened.manifest.golden_by
+        console.print(f"max abs difference from {by} with the same weights: {difference:.2e}", soft_wrap=True)

@@ -24,6 +24,8 @@ from edgectl.errors import ToolError, UserError
 from edgectl.paths import state_root
 
 DEFAULT = "default"
+CPUS = {"cortex-a76": "cortex-a76", "max": "max,pauth-impdef=on"}
+"""The processors to choose from, and qemu's options for them. `max` has all that qemu knows, i8mm among it."""
 READY_S = 120.0
 """How long a boot may take on a busy machine; on an idle one it takes about four seconds."""
 
@@ -44,6 +46,7 @@ class EmulatorState:
     port: int
     memory_mb: int
     disk_mb: int
+    cpu: str = "cortex-a76"
 
 
 def start(
@@ -52,6 +55,7 @@ def start(
     port: int | None = None,
     memory_mb: int = 1024,
     disk_mb: int = 512,
+    cpu: str = "cortex-a76",
     progress: Progress | None = None,
 ) -> EmulatorState:
     """Boots an emulator and waits until adb answers; the image is built first when there is none.
@@ -61,13 +65,14 @@ def start(
         port: loopback port of its adb; a free one when None.
         memory_mb: the guest's memory in MiB.
         disk_mb: size of the guest's /data in MiB; it lives in the guest's memory.
+        cpu: one of `CPUS`.
         progress: told what is being done.
 
     Raises:
         UserError: it runs already, the name or port cannot be used, qemu is missing.
         ToolError: the image cannot be built, or the guest does not come up.
     """
-    _check(name, port, memory_mb, disk_mb)
+    _check(name, port, memory_mb, disk_mb, cpu)
     report = progress or (lambda message, fraction: None)
     image = ensure_image(report)
     report(f"booting emulator:{name}", None)
@@ -79,7 +84,7 @@ def start(
             if left is not None:
                 _kill(left)  # on its way out: it may still hold the port
             _forget(name)
-            state, process = _spawn(name, port or _free_port(), memory_mb, disk_mb, image)
+            state, process = _spawn(name, port or _free_port(), memory_mb, disk_mb, cpu, image)
         try:
             _wait_until_ready(state, process)
         except _PortTaken:
@@ -152,7 +157,7 @@ class _PortTaken(Exception):
     """Another process took the port between choosing it and qemu's listening."""
 
 
-def _check(name: str, port: int | None, memory_mb: int, disk_mb: int) -> None:
+def _check(name: str, port: int | None, memory_mb: int, disk_mb: int, cpu: str) -> None:
     if not _NAME.fullmatch(name):
         raise UserError(f"{name!r} cannot name an emulator: use up to 32 lower-case letters, digits, - and _.")
     if state := _alive(name):
@@ -161,6 +166,8 @@ def _check(name: str, port: int | None, memory_mb: int, disk_mb: int) -> None:
         raise UserError(f"Port {port} cannot be used: choose one from 1024 to 65535 outside 5555-5585, which adb scans.")
     if memory_mb < 256 or not 1 <= disk_mb <= memory_mb - 128:
         raise UserError("The emulator needs at least 256 MiB of memory, of which the disk leaves 128 MiB.")
+    if cpu not in CPUS:
+        raise UserError(f"The emulator has no processor {cpu!r}: choose from {', '.join(CPUS)}.")
     if shutil.which(_QEMU) is None:
         raise UserError(f"{_QEMU} is missing: install Debian's package qemu-system-arm (apt-get install qemu-system-arm).")
 
@@ -194,12 +201,14 @@ def _free_port() -> int:
             return port
 
 
-def _spawn(name: str, port: int, memory_mb: int, disk_mb: int, image: Image) -> tuple[EmulatorState, subprocess.Popen[bytes]]:
+def _spawn(
+    name: str, port: int, memory_mb: int, disk_mb: int, cpu: str, image: Image
+) -> tuple[EmulatorState, subprocess.Popen[bytes]]:
     """Starts qemu in a session of its own and writes its state file."""
     logs = _root() / name
     logs.mkdir(parents=True, exist_ok=True)
     command = [
-        *(_QEMU, "-M", "virt", "-cpu", "cortex-a76", "-smp", "1", "-m", str(memory_mb)),
+        *(_QEMU, "-M", "virt", "-cpu", CPUS[cpu], "-smp", "1", "-m", str(memory_mb)),
         *("-icount", "shift=0,sleep=on"),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none"),
         *("-serial", f"file:{_option(logs / 'serial.log')}"),
@@ -211,7 +220,7 @@ def _spawn(name: str, port: int, memory_mb: int, disk_mb: int, image: Image) -> 
     with (logs / "qemu.log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True)
     started = _process(process.pid)
-    state = EmulatorState(name, process.pid, started[0] if started else 0, port, memory_mb, disk_mb)
+    state = EmulatorState(name, process.pid, started[0] if started else 0, port, memory_mb, disk_mb, cpu)
     fresh = _root() / f".{name}.json.new"
     fresh.write_text(json.dumps(asdict(state)) + "\n", encoding="utf-8")
     fresh.replace(_root() / f"{name}.json")

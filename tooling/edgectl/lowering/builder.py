@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -22,6 +23,7 @@ from edgectl.compress.prune import prune_oneshot
 from edgectl.errors import ToolError, UserError
 from edgectl.lowering import plan
 from edgectl.lowering.executorch import Compiled, Placement, compile_module, plain_weights
+from edgectl.lowering.golden import Golden, golden
 from edgectl.lowering.layout import LayerRecord
 from edgectl.lowering.partitioner import unique_name
 from edgectl.lowering.quiet import quiet
@@ -66,11 +68,14 @@ def build(
     module = load_model(recipe) if model is None else model.eval()
     example = torch.rand(recipe.model.input, generator=torch.Generator().manual_seed(_SEED))
     module = compress(recipe, module, example, progress)
-    outputs = _forward(module, example)
+    _forward(module, example)
     compiled = compile_module(module, example, lambda message: progress(message, None), cpu=recipe.target.cpu)
+    progress("computing the golden output", None)
+    expected = golden(compiled, module)
+    outputs = expected.forward([example.numpy()])
     progress("writing the artifact", None)
     try:
-        _publish(out, lambda partial: _write(partial, recipe, compiled, example, outputs))
+        _publish(out, lambda partial: _write(partial, recipe, compiled, example, outputs, expected))
     except OSError as error:
         raise ToolError(f"writing {out}", f"{error.filename or out}: {error.strerror or error}") from error
     return BuildResult(Artifact.open(out), compiled.layers, compiled.placements)
@@ -156,14 +161,21 @@ def _forward(module: nn.Module, example: torch.Tensor) -> list[torch.Tensor]:
     return outputs
 
 
-def _write(folder: Path, recipe: Recipe, compiled: Compiled, example: torch.Tensor, outputs: list[torch.Tensor]) -> None:
-    golden = folder / "golden"
-    golden.mkdir(parents=True)
+def _write(
+    folder: Path,
+    recipe: Recipe,
+    compiled: Compiled,
+    example: torch.Tensor,
+    outputs: list[npt.NDArray[np.float32]],
+    expected: Golden,
+) -> None:
+    pair = folder / "golden"
+    pair.mkdir(parents=True)
     (folder / "model.pte").write_bytes(compiled.pte)
-    np.save(golden / "input_0.npy", example.numpy())
+    np.save(pair / "input_0.npy", example.numpy())
     for i, output in enumerate(outputs):
-        np.save(golden / f"output_{i}.npy", np.ascontiguousarray(output.numpy()))
-    files = [Path("model.pte"), *(path.relative_to(folder) for path in sorted(golden.iterdir()))]
+        np.save(pair / f"output_{i}.npy", np.ascontiguousarray(output))
+    files = [Path("model.pte"), *(path.relative_to(folder) for path in sorted(pair.iterdir()))]
     manifest = Manifest(
         edgectl=edgectl.__version__,
         plan_version=plan.VERSION,
@@ -174,6 +186,8 @@ def _write(folder: Path, recipe: Recipe, compiled: Compiled, example: torch.Tens
         sha256={path.as_posix(): sha256(folder / path) for path in files},
         inputs=[TensorSpec(shape=list(example.shape), dtype="float32")],
         outputs=[TensorSpec(shape=list(output.shape), dtype="float32") for output in outputs],
+        golden_by=expected.by,
+        golden_tolerance=expected.tolerance,
         layers=_layers(compiled, recipe.quant),
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")

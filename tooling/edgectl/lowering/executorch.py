@@ -6,7 +6,7 @@ import copy
 import itertools
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from executorch.exir import EdgeProgramManager, ExecutorchBackendConfig, to_edge_transform_and_lower
@@ -17,10 +17,11 @@ from torch._export.verifier import SpecViolationError
 from torch.nn.utils import parametrize, prune
 
 from edgectl.errors import UserError
+from edgectl.lowering import ir
 from edgectl.lowering.layout import LayerRecord
 from edgectl.lowering.partitioner import BACKEND, Decision, EdgePartitioner, RemainderPartitioner, Subgraph, lowering_to
 from edgectl.lowering.quiet import quiet
-from edgectl.lowering.read import module_path, op_name
+from edgectl.lowering.read import CONVERSIONS, module_path, op_name
 from edgectl.recipe import Cpu
 
 
@@ -37,11 +38,18 @@ class Placement:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled program, the layers of its delegated subgraphs, and the placement of every operation."""
+    """A compiled program, the layers of its delegated subgraphs, and the placement of every operation.
+
+    Attributes:
+        quantised: the module has int8 values or weights.
+        network: the graph that our backend runs, where it is the whole of a quantised network; None otherwise.
+    """
 
     pte: bytes
     layers: list[LayerRecord]
     placements: list[Placement]
+    quantised: bool
+    network: ir.Graph | None
 
 
 def compile_module(
@@ -80,7 +88,21 @@ def compile_module(
                 raise
             raise UserError(f"ExecuTorch has no kernel for an operation of the model: {_first_line(error)}") from error
     layers = [layer for subgraph in subgraphs for layer in subgraph.layers]
-    return Compiled(pte, layers, placements)
+    quantised = any("quantized_decomposed" in str(node.target) for node in program.graph.nodes)
+    network = None if any(p.runner != "edge" for p in placements) else _whole(edge, subgraphs)
+    return Compiled(pte, layers, placements, quantised, network)
+
+
+def _whole(edge: EdgeProgramManager, subgraphs: list[Subgraph]) -> ir.Graph | None:
+    """The graph of a program that is nothing but one quantised subgraph, its outputs in the program's order."""
+    program = edge.exported_program()
+    calls = [node for node in program.graph.nodes if "call_delegate" in str(node.target)]
+    graph = subgraphs[0].quantised if len(subgraphs) == len(calls) == 1 else None
+    results = program.graph.output_node().args[0]
+    picked = [node.args[1] for node in results if isinstance(node, fx.Node) and node.target is operator.getitem]
+    if graph is None or len(graph.inputs) != 1 or len(picked) != len(results):
+        return None
+    return replace(graph, outputs=[graph.outputs[i] for i in picked])
 
 
 def write_program(edge: EdgeProgramManager) -> bytes:
@@ -129,7 +151,10 @@ def _apply_parametrizations(module: nn.Module) -> None:
 
 
 def _placements(edge: EdgeProgramManager, decisions: dict[str, Decision]) -> list[Placement]:
-    """Placement of every operation, in the order of the graph that was partitioned."""
+    """Placement of every operation, in the order of the graph that was partitioned.
+
+    What our backend quantises and dequantises is left out: those are no operations of the user's model.
+    """
     program = edge.exported_program()
     xnnpack: set[str] = set()
     rest: dict[str, fx.Node] = {}
@@ -142,7 +167,7 @@ def _placements(edge: EdgeProgramManager, decisions: dict[str, Decision]) -> lis
             rest[node.name] = node
     placements = []
     for name, decision in decisions.items():
-        if decision.op == "<built-in function getitem>":
+        if decision.op == "<built-in function getitem>" or (decision.taken and decision.op in CONVERSIONS):
             continue
         if decision.taken:
             runner, reason = "edge", "the backend owns it"

@@ -10,6 +10,7 @@ from edgectl.lowering import ir
 
 _FINISHES = (ir.Act.NONE, ir.Act.CLAMP, ir.Act.LEAKY_RELU)
 _LARGEST_SUM = 2**31 - 1
+_LARGEST_BIAS = 2**29
 
 
 def is_integer(node: ir.Node) -> bool:
@@ -74,10 +75,34 @@ def _take_int8(graph: ir.Graph) -> ir.Graph:
     for node in graph.nodes:
         if isinstance(node, ir.Conv | ir.Linear) and takes_int8(node, dequantised):
             residual = None if node.residual is None else source[node.residual]
-            nodes.append(replace(node, inputs=[source[node.inputs[0]]], residual=residual))
+            nodes.append(replace(_with_whole_bias(node, source), inputs=[source[node.inputs[0]]], residual=residual))
         else:
             nodes.append(node)
     return ir.Graph(graph.inputs, graph.outputs, nodes)
+
+
+def _with_whole_bias(node: ir.Conv | ir.Linear, source: dict[ir.Value, ir.Value]) -> ir.Conv | ir.Linear:
+    """The layer, every bias a 32-bit number of steps of its filter's sums.
+
+    A filter whose weights are next to nothing beside its bias, such as one that training has switched off, has steps too small
+    for that; it gets larger ones, in which its weights round to fewer levels, if any.
+    """
+    quantised, x = node.quantised, source[node.inputs[0]].quant
+    assert quantised is not None
+    assert x is not None
+    least = (np.abs(node.bias.astype(np.float64)) / (x.scale * _LARGEST_BIAS)).astype(np.float32)
+    if (quantised.scales >= least).all():
+        return node
+    scales = np.maximum(quantised.scales, least)
+    smaller, step = quantised.scales / scales, scales
+    if isinstance(node, ir.Conv) and node.transposed:
+        smaller, step = (np.repeat(v.reshape(node.groups, -1), len(node.weight) // node.groups, axis=0) for v in (smaller, step))
+    else:
+        smaller, step = smaller[:, None], step[:, None]
+    rank = node.weight.ndim
+    smaller, step = (v.reshape(*v.shape, *[1] * (rank - 2)) for v in (smaller, step))
+    levels = np.rint(quantised.levels * smaller).astype(np.int8)
+    return replace(node, weight=(levels * step).astype(np.float32), quantised=ir.Levels(levels, scales))
 
 
 def _give_int8(graph: ir.Graph) -> ir.Graph:

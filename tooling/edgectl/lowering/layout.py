@@ -281,7 +281,8 @@ class _Lowering:
         def make() -> LayerRecord:
             figures: dict[str, Any] = {}
             if op is not None and weight is not None:
-                figures = _figures(weight, self.packed[op], uses) | {
+                quantised = isinstance(node, ir.Conv | ir.Linear) and node.quantised is not None
+                figures = _figures(weight, self.packed[op], uses, quantised) | {
                     "method": self._method(node, op),
                     "bands": max(1, self.bands[op]),
                 }
@@ -688,10 +689,10 @@ def _point_taps(node: ir.Conv, source: Tensor) -> tuple[npt.NDArray[np.bool_], n
     return inside, (y[:, None] * source.stride[2] + x[None, :])[inside]
 
 
-def _figures(weight: ir.FloatArray, packed: Packed, uses: int) -> dict[str, Any]:
+def _figures(weight: ir.FloatArray, packed: Packed, uses: int, quantised: bool) -> dict[str, Any]:
     nonzeros = int(np.count_nonzero(weight))
     return {
-        "scheme": recognise(weight),
+        "scheme": recognise(weight, quantised=quantised),
         "weights": weight.size,
         "nonzeros": nonzeros,
         "macs": weight.size * uses,

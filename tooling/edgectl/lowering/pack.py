@@ -18,6 +18,7 @@ from edgectl.recipe import Cpu
 
 BLOCKS = (1, 2, 4, 8, 16)
 AS_THEY_ARE, _BY_ZEROS, _BY_LIKENESS = "as they are", "by their zeros", "by likeness"
+_ROUNDED = 0.2  # of the weights of a layer that is not pruned, what quantisation may make zero
 _MOST_COMPARISONS = 3_000_000_000  # of weights: some seconds a layer
 
 # Cost of one entry of B weights, in multiply-add vector instructions at the peak: B over the fraction of the peak that the
@@ -187,43 +188,55 @@ def _write(groups: Sequence[Taps], bias: FloatArray, block: int, orders: list[np
     return Packed(blob, block, nonzeros, int(parts[3].size), AS_THEY_ARE, {})
 
 
-def recognise(weight: FloatArray) -> str:
+def recognise(weight: FloatArray, *, quantised: bool = False) -> str:
     """The scheme whose structure the zeros of a (filters, channels, kh, kw) or (outputs, inputs) weight have.
 
-    `dense` when under 1 % is zero. Names are those of edgectl.compress.schemes; the most structured that fits wins.
+    `dense` when under 1 % is zero, or 20 % of a quantised weight, of which rounding makes some zero wherever they are. Names
+    are those of edgectl.compress.schemes; the most structured that fits wins.
     """
     zero = weight == 0
     if zero.mean() < 0.01:
         return "dense"
     matrix = zero.reshape(len(zero), -1)
     whole = matrix.all(axis=1)
-    if whole.any() and not matrix[~whole].any():
+    rounded = _ROUNDED if quantised else 0.0
+    if whole.any() and (whole.all() or matrix[~whole].mean() <= rounded):
         return "filter"
-    if weight.ndim == 2 or weight.shape[2:] == (1, 1):
-        return "block_column" if _columns_agree(matrix) else "unstructured"
-    if _columns_agree(matrix):
-        return "block_punched"
-    return "pattern" if _is_pattern(zero) else "unstructured"
+    pointwise = weight.ndim == 2 or weight.shape[2:] == (1, 1)
+    if _columns_agree(matrix, rounded):
+        return "block_column" if pointwise else "block_punched"
+    if not pointwise and _is_pattern(zero, quantised):
+        return "pattern"
+    return "dense" if zero.mean() < rounded else "unstructured"
 
 
-def _columns_agree(matrix: npt.NDArray[np.bool_]) -> bool:
-    """True when rows in blocks of 4 or more share their zeros, up to the odd accidental zero."""
+def _columns_agree(matrix: npt.NDArray[np.bool_], rounded: float) -> bool:
+    """True when rows in blocks of 4 or more share their zeros, up to the odd accidental zero.
+
+    Where as many of the others as `rounded` may be zero, what is shared must be something.
+    """
     block = min(4, len(matrix))
     if block < 2:
         return False
     whole = len(matrix) // block * block
     parts = matrix[:whole].reshape(-1, block, matrix.shape[1])
     shared = parts.all(axis=1).sum() * block
-    return bool(shared >= 0.99 * parts.sum())
+    accidental = parts.sum() - shared
+    if rounded:
+        return bool(shared >= 0.01 * parts.size and accidental <= rounded * (parts.size - shared))
+    return bool(accidental <= 0.01 * parts.sum())
 
 
-def _is_pattern(zero: npt.NDArray[np.bool_]) -> bool:
-    """True when 3x3 kernels are whole, gone, or keep 4 weights, in at most 8 ways."""
+def _is_pattern(zero: npt.NDArray[np.bool_], quantised: bool) -> bool:
+    """True when 3x3 kernels are whole, gone, or keep 4 weights, in at most 8 ways; rounding may have taken more."""
     if zero.shape[2:] != (3, 3):
         return False
     kernels = ~zero.reshape(-1, 9)
     kept = kernels.sum(axis=1)
-    patterned = kernels[kept == 4]
-    if not np.isin(kept, (0, 4, 9)).all() or not len(patterned):
+    patterns = np.unique(kernels[kept == 4], axis=0)
+    if not 1 <= len(patterns) <= 8:
         return False
-    return len(np.unique(np.packbits(patterned, axis=1), axis=0)) <= 8
+    if not quantised:
+        return bool(np.isin(kept, (0, 4, 9)).all())
+    some = kernels[kept < 4]
+    return bool((some[:, None] <= patterns).all(axis=2).any(axis=1).all())

@@ -40,11 +40,15 @@ class Decision:
 
 @dataclass
 class Subgraph:
-    """One delegated subgraph as it was lowered; `names` are those of its operations, views included."""
+    """One delegated subgraph as it was lowered; `names` are those of its operations, views included.
+
+    `quantised` is the graph where it computes in integers, for the reference to run; None otherwise.
+    """
 
     plan: bytes
     layers: list[LayerRecord]
     names: list[str]
+    quantised: ir.Graph | None
 
 
 _SUBGRAPHS: ContextVar[list[Subgraph] | None] = ContextVar("subgraphs", default=None)
@@ -159,7 +163,8 @@ class EdgeKernelsBackend(BackendDetails):
             node.name = unique_name(node.name, taken)
         plan, layers = lower(graph, _CPU.get())
         if subgraphs is not None:
-            subgraphs.append(Subgraph(plan, layers, [node.name for node in graph.nodes]))
+            quantised = graph if any(isinstance(node, ir.Quantize) for node in graph.nodes) else None
+            subgraphs.append(Subgraph(plan, layers, [node.name for node in graph.nodes], quantised))
         return PreprocessResult(processed_bytes=plan)
 
 

@@ -86,6 +86,7 @@ def _levels(program: ExportedProgram, node: fx.Node) -> tuple[torch.Tensor, torc
 _QUANTIZE = "quantized_decomposed.quantize_per_tensor.default"
 DEQUANTIZE = "quantized_decomposed.dequantize_per_tensor.default"
 _DEQUANTIZE_CHANNELS = "quantized_decomposed.dequantize_per_channel.default"
+CONVERSIONS = {_QUANTIZE, DEQUANTIZE, _DEQUANTIZE_CHANNELS}
 _CONSTANT_CASTS = {_DEQUANTIZE_CHANNELS, "dim_order_ops._to_dim_order_copy.default", "aten._to_copy.default"}
 
 

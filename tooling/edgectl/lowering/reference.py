@@ -57,6 +57,35 @@ def run(graph: ir.Graph, inputs: list[Array], *, shift_add: bool = False) -> lis
     return [known[value] if value.data is None else value.data for value in graph.outputs]
 
 
+def reproducible(graph: ir.Graph) -> bool:
+    """Whether every value that is quantised is the same on all machines, bit for bit.
+
+    Float32 sums (layers, means, softmax, bilinear resampling) depend on the order of their additions, and functions such as
+    the sigmoid on who computes them; single operations and what moves values do not.
+    """
+    inexact: set[ir.Value] = set()
+    for node in graph.nodes:
+        if isinstance(node, ir.Quantize):
+            if node.inputs[0] in inexact:
+                return False
+        elif (node.inputs[0].quant is None and _varies(node)) or not inexact.isdisjoint(ir.operands(node)):
+            inexact.add(node.output)
+    return True
+
+
+def _varies(node: ir.Node) -> bool:
+    """Whether an operation on float32 need not give the same bits everywhere."""
+    match node:
+        case ir.Unary() | ir.Binary():
+            return node.act.kind not in (ir.Act.NONE, ir.Act.CLAMP, ir.Act.LEAKY_RELU)
+        case ir.Pool():
+            return node.op != "max"
+        case ir.Upsample():
+            return node.mode != "nearest"
+        case _:
+            return not isinstance(node, ir.Concat | ir.PixelShuffle | ir.View)
+
+
 def _checked(value: ir.Value, array: Array) -> Array:
     """Raises ValueError unless the array is what the value says."""
     kind = np.dtype(np.float32 if value.quant is None else np.int8)

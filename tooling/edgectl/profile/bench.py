@@ -32,7 +32,7 @@ def bench(
     """Measures an artifact on a device.
 
     First `runs` runs of the golden input are timed with no profiler (the total), and what they answer is checked against
-    PyTorch's; then as many are timed with it (the layers). By default 30 runs after 5 to warm up, or 3 after 1 where
+    the golden output; then as many are timed with it (the layers). By default 30 runs after 5 to warm up, or 3 after 1 where
     instructions are counted.
 
     Args:
