@@ -84,7 +84,7 @@ def quantise(
     """
     if not torch.isfinite(weight).all():
         raise UserError("Weights that are not finite numbers cannot be quantised: load trained weights first.")
-    schemes = row_schemes(weight, weights, sp2_rows)
+    schemes = row_schemes(weight, weights, bits, sp2_rows)
     return project(weight, fit_scales(weight, schemes, bits, scale), schemes, bits)
 
 
@@ -96,17 +96,21 @@ def project(weight: Tensor, scales: Tensor, schemes: Sequence[str], bits: int) -
     return Quantised(codes, scales, tuple(schemes), bits)
 
 
-def row_schemes(weight: Tensor, weights: str, sp2_rows: float | Sequence[int] = SP2_ROWS) -> tuple[str, ...]:
+def row_schemes(weight: Tensor, weights: str, bits: int, sp2_rows: float | Sequence[int] = SP2_ROWS) -> tuple[str, ...]:
     """The codebook's name of every row. For `msq` rows of low variance are SP2 and the others fixed.
+
+    Rows that lie on the grid of only one of the two, as after training on it, keep that one unless indices are given.
 
     Args:
         weight: [F, ...].
         weights: one of `WEIGHTS`.
+        bits: 2 to 8.
         sp2_rows: of `msq`: the fraction of rows, those of least variance, or the indices of the rows that are SP2. The
             paper's ratios of fixed to SP2 rows are 1:1.5 (0.6) and 1:2 (2/3).
 
     Raises:
-        UserError: `weights` is unknown, the fraction is outside [0, 1], or an index is not a row's.
+        UserError: `weights` is unknown, the fraction is outside [0, 1], an index is not a row's, or, for `msq`, bits are
+            outside 2 to 8.
     """
     if weights not in WEIGHTS:
         raise UserError(f"There is no codebook {weights!r}: choose one of {', '.join(WEIGHTS)}.")
@@ -123,6 +127,8 @@ def row_schemes(weight: Tensor, weights: str, sp2_rows: float | Sequence[int] = 
             raise UserError(f"A fraction {sp2_rows:g} of rows cannot be SP2: choose 0 to 1.")
         variance = weight.detach().reshape(filters, -1).double().var(dim=1, unbiased=False)
         chosen = set(variance.argsort(stable=True)[: round(sp2_rows * filters)].tolist())
+        on_sp2, on_fixed = (_on_grid(weight, codebook(name, bits)) for name in ("sp2", "fixed"))
+        chosen = chosen - (on_fixed - on_sp2) | (on_sp2 - on_fixed)
     return tuple("sp2" if row in chosen else "fixed" for row in range(filters))
 
 
@@ -251,6 +257,22 @@ def _least_squares(parts: list[_Part], alpha: Tensor) -> tuple[Tensor, Tensor]:
     wl, ll = (torch.stack(column).sum(dim=0) for column in zip(*(part.products(alpha) for part in parts), strict=True))
     error = sum(part.squares for part in parts) - 2 * alpha * wl + alpha.square() * ll
     return torch.where(ll > 0, wl / ll, alpha), error
+
+
+def _on_grid(weight: Tensor, book: Codebook) -> set[int]:
+    """The rows of a weight [F, ...] that are float32(s * level) for some s each."""
+    magnitudes = weight.detach().abs().reshape(weight.shape[0], -1)
+    some = _Part(book, magnitudes[:, : 2 * _DISTINCT])  # enough to leave out most rows
+    few = (some.is_new().sum(dim=1) <= len(book.levels) // 2).nonzero()[:, 0]
+    if not len(few):
+        return set()
+    part = _Part(book, magnitudes[few])
+    is_few = part.is_new().sum(dim=1) <= len(book.levels) // 2
+    if not is_few.any():
+        return set()
+    distinct = [part.distinct(is_few)]
+    found, _ = _exact(distinct, *_tried(distinct, _on_levels(distinct)))
+    return set(few[is_few][found].tolist())
 
 
 def _exact(distinct: list[_Part], steps: Tensor, errors: Tensor) -> tuple[Tensor, list[Tensor]]:
