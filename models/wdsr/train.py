@@ -1,4 +1,4 @@
-"""Trains WDSR on a folder of photographs, dense or with one-shot pruning masks kept (README.md has the commands)."""
+"""Trains WDSR on photographs: dense, with one-shot pruning masks kept, or with quantised weights (README.md: commands)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from model import WDSR, wdsr
 from safetensors.torch import load_file, save_file
 from torch.nn.utils.parametrizations import weight_norm
 
+from edgectl.compress.parametrize import attach, refit
 from edgectl.compress.prune import apply_masks, prune_oneshot
+from edgectl.compress.quantizers import SP2_ROWS, WEIGHTS, ScalePer
 from edgectl.images import read_image
 from edgectl.tasks.sr import Patches, evaluate, image_files
 
@@ -28,6 +30,21 @@ class Rule:
     rate: float
     block: tuple[int, int] | None = None
     connectivity: float | None = None
+
+
+@dataclass(frozen=True)
+class QuantRule:
+    """One quantisation rule, as a recipe's `[[quant]]` would hold it."""
+
+    match: str
+    weights: str
+    bits: int
+    sp2_rows: float | list[int] = SP2_ROWS
+    scale: ScalePer = "row"
+
+
+REFIT = 50
+"""Steps between new scales of quantised weights."""
 
 
 def arguments() -> argparse.Namespace:
@@ -51,6 +68,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prune", nargs="*", default=[], help="layers to prune before training, as globs")
     parser.add_argument("--prune-scheme", default="block_punched")
     parser.add_argument("--prune-rate", type=float, default=4.0)
+    parser.add_argument("--quant", choices=WEIGHTS, help="train weights that stay on this codebook")
+    parser.add_argument("--quant-bits", type=int, default=4)
+    parser.add_argument("--quant-fixed8", nargs="*", default=[], help="layers that have 8-bit fixed point instead, as globs")
     return parser.parse_args()
 
 
@@ -62,7 +82,7 @@ def add_weight_norm(model: torch.nn.Module) -> None:
 
 
 def plain_weights(model: WDSR) -> dict[str, torch.Tensor]:
-    """The weights as the plain network has them, weight norm folded away; the model is left as it was."""
+    """The weights as the plain network has them, without weight norm, on their codebooks; the model is left as it was."""
     weights = {}
     for path, layer in model.named_modules():
         if isinstance(layer, torch.nn.Conv2d):
@@ -89,7 +109,10 @@ class Training:
             self.model.load_state_dict(kept, strict=False)
         rules = [Rule(match, args.prune_scheme, args.prune_rate) for match in args.prune]
         self.masks = prune_oneshot(self.model, rules) if rules else {}
-        if not rules:
+        if args.quant:
+            eight = [QuantRule(match, "fixed", 8) for match in args.quant_fixed8]
+            attach(self.model, [QuantRule("*", args.quant, args.quant_bits), *eight])
+        elif not rules:
             add_weight_norm(self.model)
         self.model.to(memory_format=torch.channels_last)
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=args.rate, betas=(0.9, 0.99))
@@ -126,6 +149,8 @@ class Training:
         self.optimiser.step()
         apply_masks(self.model, self.masks)
         self.step += 1
+        if self.step % REFIT == 0:
+            refit(self.model)
         return loss.item()
 
     def score(self) -> str:

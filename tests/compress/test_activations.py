@@ -330,7 +330,7 @@ def test_weights_are_those_of_the_codebook_with_batch_norm_folded(rule):
     layer, norm = conv(4, 6, bias=False), trained_norm(6)
     model = nn.Sequential(layer, norm).eval()
     folded = nn.utils.fuse_conv_bn_eval(layer, norm)
-    schemes = quantizers.row_schemes(layer.weight, rule.weights, rule.sp2_rows)
+    schemes = quantizers.row_schemes(layer.weight, rule.weights, rule.bits, rule.sp2_rows)
     scales = quantizers.fit_scales(folded.weight, schemes, rule.bits, rule.scale)
     want = quantizers.project(folded.weight, scales, schemes, rule.bits)
     graph = quantised(model, rule)

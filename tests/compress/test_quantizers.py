@@ -217,10 +217,25 @@ def test_sp2_is_better_than_fixed_for_rows_of_low_variance_under_one_alpha():
 
 def test_rows_of_least_variance_are_sp2():
     weight = torch.randn(6, 100, generator=torch.Generator().manual_seed(0)) * torch.tensor([5.0, 1, 4, 2, 6, 3])[:, None]
-    assert row_schemes(weight, "msq") == ("fixed", "sp2", "sp2", "sp2", "fixed", "sp2")
-    assert row_schemes(weight, "msq", 0.0) == ("fixed",) * 6 and row_schemes(weight, "msq", 1) == ("sp2",) * 6
-    assert row_schemes(weight, "msq", [0, 4]) == ("sp2", "fixed", "fixed", "fixed", "sp2", "fixed")
+    assert row_schemes(weight, "msq", 4) == ("fixed", "sp2", "sp2", "sp2", "fixed", "sp2")
+    assert row_schemes(weight, "msq", 4, 0.0) == ("fixed",) * 6 and row_schemes(weight, "msq", 4, 1) == ("sp2",) * 6
+    assert row_schemes(weight, "msq", 4, [0, 4]) == ("sp2", "fixed", "fixed", "fixed", "sp2", "fixed")
     assert quantise(weight, "msq", 4, sp2_rows=[0]).levels[0].unique().tolist() != list(range(-7, 8))
+
+
+@pytest.mark.parametrize("shape", [(12, 16, 3, 3), (6, 3000)])
+def test_rows_that_lie_on_one_grid_keep_its_codebook_whatever_their_variance(shape):
+    is_sp2 = torch.arange(shape[0]) % 2 == 0
+    per_row = (-1, *[1] * (len(shape) - 1))
+    levels = random_levels(Codebook.sp2(4), shape).where(is_sp2.reshape(per_row), random_levels(Codebook.fixed(4), shape))
+    weight = levels * torch.linspace(0.04, 0.01, shape[0]).reshape(per_row)
+    for fraction in (0.0, 0.5, 1.0):
+        quantised = quantise(weight, "msq", 4, sp2_rows=fraction)
+        assert quantised.schemes == tuple("sp2" if row else "fixed" for row in is_sp2)
+        assert torch.equal(quantised.weight(), weight)
+    assert row_schemes(weight, "msq", 4, [1]) == ("fixed", "sp2", *("fixed",) * (shape[0] - 2))
+    on_both = torch.tensor([0.0, 1, -2, 4]).repeat(shape[0], 2)
+    assert row_schemes(on_both, "msq", 4, 0.0) == ("fixed",) * shape[0]
 
 
 def test_levels_are_integers_that_give_the_weight():

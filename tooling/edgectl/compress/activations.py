@@ -101,7 +101,7 @@ class _Plan:
     def of(cls, path: str, layer: Prunable, rule: Rule) -> _Plan:
         try:
             rows = _rows(layer.weight, isinstance(layer, nn.ConvTranspose2d))
-            return cls(rule, row_schemes(rows, rule.weights, rule.sp2_rows))
+            return cls(rule, row_schemes(rows, rule.weights, rule.bits, rule.sp2_rows))
         except UserError as error:
             raise UserError(f"Layer {path} cannot be quantised: {error}") from error
 

@@ -71,7 +71,7 @@ class CodebookWeight(nn.Module):
         self.weights, self.bits, self.scale = weights, bits, scale
         self._sp2_rows = sp2_rows
         self._transposed_groups = transposed_groups
-        schemes = row_schemes(self._swap(weight), weights, sp2_rows)
+        schemes = row_schemes(self._swap(weight), weights, bits, sp2_rows)
         self.register_buffer("is_sp2", torch.tensor([scheme == "sp2" for scheme in schemes], device=weight.device))
         self.register_buffer("scales", fit_scales(self._swap(weight), schemes, bits, scale))
 
@@ -95,7 +95,7 @@ class CodebookWeight(nn.Module):
         """Decides the scales anew for a weight as stored, and with `rows` also which rows of msq are SP2."""
         weight = self._swap(weight.detach())
         if rows and not isinstance(self._sp2_rows, Sequence):
-            schemes = row_schemes(weight, self.weights, self._sp2_rows)
+            schemes = row_schemes(weight, self.weights, self.bits, self._sp2_rows)
             self.is_sp2.copy_(torch.tensor([scheme == "sp2" for scheme in schemes]))
         self.scales.copy_(fit_scales(weight, self.schemes, self.bits, self.scale))
 
