@@ -112,7 +112,9 @@ def test_a_quantised_network_is_held_to_the_integer_reference(quantised: Artifac
     assert (manifest.golden_by, manifest.golden_tolerance) == ("the integer reference", 1e-3)
     session, output = on_the_host(quantised)
     assert np.array_equal(output, golden)
-    with pytest.raises(ToolError, match=r"differs from its golden output, that of the integer reference, by .* 1e-03 is allowed"):
+    with pytest.raises(
+        ToolError, match=r"differs from its golden output, that of the integer reference, by .* 1e-03 is allowed"
+    ):
         session.check([golden + 0.01 * golden.max()])
 
 

@@ -96,7 +96,9 @@ def _with_whole_bias(node: ir.Conv | ir.Linear, source: dict[ir.Value, ir.Value]
     scales = np.maximum(quantised.scales, least)
     smaller, step = quantised.scales / scales, scales
     if isinstance(node, ir.Conv) and node.transposed:
-        smaller, step = (np.repeat(v.reshape(node.groups, -1), len(node.weight) // node.groups, axis=0) for v in (smaller, step))
+        smaller, step = (
+            np.repeat(v.reshape(node.groups, -1), len(node.weight) // node.groups, axis=0) for v in (smaller, step)
+        )
     else:
         smaller, step = smaller[:, None], step[:, None]
     rank = node.weight.ndim
