@@ -192,3 +192,8 @@ def test_ports_that_cannot_be_are_refused(state_folder: Path, port: int) -> None
 def test_sizes_that_cannot_be_are_refused(state_folder: Path, memory_mb: int, disk_mb: int) -> None:
     with pytest.raises(UserError, match="at least 256 MiB"):
         emulators.start("x", memory_mb=memory_mb, disk_mb=disk_mb)
+
+
+def test_a_processor_that_it_does_not_have_is_refused(state_folder: Path) -> None:
+    with pytest.raises(UserError, match="no processor 'i486': choose from cortex-a76, max"):
+        emulators.start("x", cpu="i486")

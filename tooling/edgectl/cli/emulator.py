@@ -19,7 +19,9 @@ def start(
     port: Annotated[int | None, typer.Option(help="Port of its adb on 127.0.0.1.", show_default="a free one")] = None,
     memory: Annotated[int, typer.Option(metavar="MIB", help="Memory of the emulated phone.")] = 1024,
     disk: Annotated[int, typer.Option(metavar="MIB", help="Size of its /data, which is part of its memory.")] = 512,
-    cpu: Annotated[str, typer.Option(metavar="NAME", help="cortex-a76, or max, which also has i8mm.")] = "cortex-a76",
+    cpu: Annotated[
+        str, typer.Option(metavar="NAME", help="Its processor: cortex-a76, or max, which also has i8mm.")
+    ] = "cortex-a76",
 ) -> None:
     """Boot an emulated phone; the first time, its image is built from Debian packages.
 

@@ -99,7 +99,8 @@ def _whole(edge: EdgeProgramManager, subgraphs: list[Subgraph]) -> ir.Graph | No
     calls = [node for node in program.graph.nodes if "call_delegate" in str(node.target)]
     graph = subgraphs[0].quantised if len(subgraphs) == len(calls) == 1 else None
     results = program.graph.output_node().args[0]
-    picked = [int(str(node.args[1])) for node in results if isinstance(node, fx.Node) and node.target is operator.getitem]
+    gotten = [node.args[1] for node in results if isinstance(node, fx.Node) and node.target is operator.getitem]
+    picked = [i for i in gotten if isinstance(i, int)]
     if graph is None or len(graph.inputs) != 1 or len(picked) != len(results):
         return None
     return replace(graph, outputs=[graph.outputs[i] for i in picked])
