@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from edgectl.compress.layers import filters_first, prunable_layers
+from edgectl.compress.quantizers import quantise
 from edgectl.compress.schemes import SCHEMES, SchemeConfig
 from edgectl.images import read_image, to_image
 from edgectl.lowering.builder import compress
@@ -74,6 +75,19 @@ def test_in_int8_the_dense_weights_lose_less_than_a_seventh_of_a_decibel():
     quantised = compress(recipe, load_model(recipe), torch.rand(recipe.model.input))
     before, after = (mean(evaluate(network, photographs, 4), "model") for network in (model, quantised))
     assert before - 1 / 7 < after < before
+
+
+def test_trained_sp2_weights_are_on_their_grids_and_lose_less_than_half_a_decibel():
+    data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
+    recipe = Recipe.load(WDSR / "x4_sp2.toml")
+    trained = load_model(recipe)
+    for path, layer in prunable_layers(trained).items():
+        weights, bits = ("fixed", 8) if path == "skip" else ("sp2", 4)
+        assert torch.equal(quantise(layer.weight.detach(), weights, bits).weight(), layer.weight), path
+    photographs = {kind: getattr(data, kind)()[..., :3] for kind in ("astronaut", "coffee", "chelsea", "rocket")}
+    quantised = compress(recipe, trained, torch.rand(recipe.model.input))
+    before, after = (mean(evaluate(network, photographs, 4), "model") for network in (network("x4")[0], quantised))
+    assert before - 0.5 < after < before
 
 
 def test_the_pruned_weights_are_exactly_block_punched_four_times():
