@@ -1,5 +1,5 @@
-// Vectors of 4 floats for AArch64 NEON, with multiply-add by lane. EDGE_ARM_NAMESPACE: whose copy this
-// is.
+// Vectors of 4 floats for AArch64 NEON, with multiply-add by lane. EDGE_ARM_NAMESPACE: whose copy
+// this is.
 #pragma once
 #include <arm_neon.h>
 
