@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from edgectl.compress import quantizers
 from edgectl.compress.activations import quantise
 from edgectl.errors import UserError
-from edgectl.lowering.quiet import quiet
 from edgectl.lowering.read import module_path
+from edgectl.quiet import quiet
 
 
 @dataclass(frozen=True)

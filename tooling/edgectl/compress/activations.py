@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-from edgectl.compress.annotate import EdgeQuantizer, layers_with, operation
 from edgectl.compress.layers import Prunable, assign, check_weight, prunable_layers
 from edgectl.compress.parametrize import Rule
 from edgectl.compress.quantizers import codebook, fit_scales, project, row_schemes
 from edgectl.errors import UserError
+from edgectl.quiet import quiet
+
+with quiet():
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    from edgectl.compress.annotate import EdgeQuantizer, layers_with, operation
 
 Progress = Callable[[str, float | None], None]
 

@@ -4,7 +4,7 @@
 writes the binary, `partitioner` and `executorch` are the joint with ExecuTorch, and `builder` makes an artifact of a recipe.
 """
 
-from edgectl.lowering.quiet import quiet
+from edgectl.quiet import quiet
 
 with quiet():
     from edgectl.lowering.builder import BuildResult, build

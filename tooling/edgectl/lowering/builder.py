@@ -26,7 +26,7 @@ from edgectl.lowering.executorch import Compiled, Placement, compile_module, pla
 from edgectl.lowering.golden import Golden, golden
 from edgectl.lowering.layout import LayerRecord
 from edgectl.lowering.partitioner import unique_name
-from edgectl.lowering.quiet import quiet
+from edgectl.quiet import quiet
 from edgectl.recipe import CalibrateSpec, QuantRule, Recipe, load_model
 from edgectl.tasks.calibration import calibration_images
 

@@ -20,8 +20,8 @@ from edgectl.errors import UserError
 from edgectl.lowering import ir
 from edgectl.lowering.layout import LayerRecord
 from edgectl.lowering.partitioner import BACKEND, Decision, EdgePartitioner, RemainderPartitioner, Subgraph, lowering_to
-from edgectl.lowering.quiet import quiet
 from edgectl.lowering.read import CONVERSIONS, module_path, op_name
+from edgectl.quiet import quiet
 from edgectl.recipe import Cpu
 
 

@@ -22,7 +22,6 @@ from edgectl.compress.activations import quantise
 from edgectl.compress.prune import prune_oneshot
 from edgectl.errors import ToolError, UserError
 from edgectl.lowering.executorch import plain_weights
-from edgectl.lowering.quiet import quiet
 from edgectl.paths import owner_is_gone, state_root
 from edgectl.profile.hosted import XNNPACK, XNNPACK_INT8, ours, xnnpack
 from edgectl.profile.int8 import INT8
@@ -31,6 +30,7 @@ from edgectl.profile.report import Latency
 from edgectl.profile.variants import parse_variant
 from edgectl.profile.worker import PEERS, Job, Worker
 from edgectl.profile.workload import load_workload
+from edgectl.quiet import quiet
 from edgectl.recipe import PruneRule, QuantRule
 from edgectl.runner import Progress, relative_difference
 
