@@ -68,7 +68,7 @@ def test_a_recipe_is_compared_dense_and_as_it_prunes(edgectl: Edgectl, tmp_path:
         (["--variant", "magic@4"], ["magic@4", "block_punched"]),
         (["--variant", "pattern@0.5"], ["pattern@0.5", "RATE"]),
         (["--variant", "pattern"], ["SCHEME@RATE"]),
-        (["--variant", "pattern@3+int7"], ["pattern@3+int7", "int8, fixed4, sp2_4, msq4"]),
+        (["--variant", "pattern@3+int7"], ["pattern@3+int7", "int8, fixed7, fixed4, sp2_4, msq4"]),
         (["--variant", "pattern@3:nose.*"], ["nose.*", "fits no layer"]),
         (["--variant", "pattern@3", "--runtimes", "torch"], ["--runtimes", "--variant"]),
         (["--picture", "curves.png"], ["--variant SCHEME@RATE"]),

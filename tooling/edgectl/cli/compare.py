@@ -30,7 +30,7 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="SCHEME@RATE[:GLOB][+QUANT]",
-            help="Also run it pruned and quantised like this on our kernels, or QUANT alone: int8, fixed4, sp2_4 or msq4; "
+            help="Also run it pruned and quantised like this on our kernels, or QUANT alone: int8, fixed7, fixed4, sp2_4 or msq4; "
             "may be repeated.",
         ),
     ] = None,

@@ -17,6 +17,7 @@ from edgectl.recipe import PruneRule, QuantRule, SchemeName
 _EVERY_LAYER = "*"
 _QUANT: dict[str, tuple[Literal["fixed", "sp2", "msq"], int]] = {
     "int8": ("fixed", 8),
+    "fixed7": ("fixed", 7),
     "fixed4": ("fixed", 4),
     "sp2_4": ("sp2", 4),
     "msq4": ("msq", 4),
