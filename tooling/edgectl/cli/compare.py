@@ -30,8 +30,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="SCHEME@RATE[:GLOB][+QUANT]",
-            help="Also run it pruned and quantised like this on our kernels, or QUANT alone: int8, fixed7, fixed4, sp2_4 or msq4; "
-            "may be repeated.",
+            help="Also run it pruned and quantised like this on our kernels, or QUANT alone: int8, fixed7, fixed4, sp2_4 or "
+            "msq4; may be repeated.",
         ),
     ] = None,
     threads: ThreadsOption = 1,
