@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 _PACKING = (
-    "bands: of rows that run depth-first; block: filters that share a list of non-zeros; filters: how they were put in blocks;"
-    " stored: weights over non-zeros; costs: estimated, over the block that was chosen."
+    "bits: of a stored weight; bands: of rows that run depth-first; block: filters that share a list of non-zeros;"
+    " filters: how they were put in blocks; stored: weights over non-zeros; costs: estimated, over the block that was chosen."
 )
 
 
@@ -77,14 +77,16 @@ def _print_layers(result: BuildResult) -> None:
 def _print_explain(result: BuildResult) -> None:
     from edgectl.cli.console import output, table
 
-    layers = table("layer", "method", ">bands", ">block", "filters", ">stored", "other blocks cost")
+    layers = table("layer", "method", ">bits", ">bands", ">block", "filters", ">stored", "other blocks cost")
     for layer in result.layers:
         if not layer.weights:
             continue
         costs = [f"{block}: {cost:.2f}x" for block, cost in layer.costs.items() if block != layer.block]
         stored = f"{layer.stored / layer.nonzeros:.2f}x" if layer.nonzeros else ""
         bands = str(layer.bands) if layer.bands > 1 else ""
-        layers.add_row(layer.name, layer.method, bands, str(layer.block), layer.order, stored, ", ".join(costs))
+        layers.add_row(
+            layer.name, layer.method, str(layer.bits), bands, str(layer.block), layer.order, stored, ", ".join(costs)
+        )
     rows = table("node", "op", "layer", "runs on", "why")
     for placement in result.explain:
         rows.add_row(placement.node, placement.op, placement.layer, placement.runner, placement.reason)
