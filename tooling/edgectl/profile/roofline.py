@@ -37,8 +37,8 @@ class RooflineLayer(_Strict):
 
     `flop` is 2 x those with non-zero weights, `bytes` what input, output and packed weights hold, `intensity` the one over the
     other. `time` is in the roofline's `time_unit`, `share` of the profiled runs; `performance`, and the `roof` above it at that
-    intensity, are in its `performance_unit`. `of_roof` is above 1 where Winograd saves multiply-adds that are counted, or where
-    what is read is still in a cache.
+    intensity, are in its `performance_unit`. `of_roof` is above 1 where Winograd saves multiply-adds that are counted, where what
+    is read is still in a cache, or in int8: the peak is that of float32.
     """
 
     name: str
@@ -168,7 +168,8 @@ def join(layers: Sequence[Layer], report: LatencyReport, peak: float, bandwidth:
             left_out.append(layer.name)
             continue
         flop = 2 * layer.effective_macs
-        moved = _FLOAT_BYTES * (math.prod(layer.input_shape) + math.prod(layer.output_shape)) + layer.bytes
+        element = 1 if layer.quant else _FLOAT_BYTES  # quantised layers read and write int8
+        moved = element * (math.prod(layer.input_shape) + math.prod(layer.output_shape)) + layer.bytes
         by_memory = bandwidth * flop / moved
         made = RooflineLayer(
             name=layer.name,
