@@ -37,8 +37,8 @@ class RooflineLayer(_Strict):
 
     `flop` is 2 x those with non-zero weights, `bytes` what input, output and packed weights hold, `intensity` the one over the
     other. `time` is in the roofline's `time_unit`, `share` of the profiled runs; `performance`, and the `roof` above it at that
-    intensity, are in its `performance_unit`. `of_roof` is above 1 where Winograd saves multiply-adds that are counted, where what
-    is read is still in a cache, or in int8: the peak is that of float32.
+    intensity, are in its `performance_unit`. `of_roof` is above 1 where Winograd saves multiply-adds that are counted, where
+    what is read is still in a cache, or in int8: the peak is that of float32.
     """
 
     name: str
