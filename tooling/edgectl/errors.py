@@ -9,6 +9,11 @@ class UserError(Exception):
     exit_code = 2
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says that is not blank, or its kind where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class ToolError(Exception):
     """A tool or a device failed. The command line exits with code 1.
 

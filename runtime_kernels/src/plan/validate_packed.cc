@@ -73,6 +73,25 @@ Status CheckConvReads(const Plan& plan, const TensorRec& in, const Range& reads)
   return reads.begin >= 0 && end <= arena ? Status::kOk : Status::kBadOffset;
 }
 
+// That what a convolution or linear layer reads by a list of offsets is there, and is not what it
+// writes. Adds the lines that a convolution's schedule looks at to *work.
+Status CheckReads(const Plan& plan, const OpRec& op, RowRange span, bool is_conv,
+                  const int32_t* offsets, uint32_t n_offsets, double* work) {
+  const TensorRec& in = plan.tensor(plan.index(op.inputs_off));
+  const TensorRec& out = plan.tensor(op.output);
+  if (n_offsets == 0) return is_conv ? CheckConvReads(plan, in, ElementsOf(in)) : Status::kOk;
+  const auto [low, high] = std::minmax_element(offsets, offsets + n_offsets);
+  const Range reads = ReadsOf(in, out, span, *low, *high);
+  if (is_conv) {
+    *work += (static_cast<double>(*high) - *low) / 16;
+    const Status status = CheckConvReads(plan, in, reads);
+    if (status != Status::kOk) return status;
+  } else {
+    if (*low < 0 || *high >= ImageSpan(Stored(in))) return Status::kBadOffset;
+  }
+  return Disjoint(reads, ElementsOf(out)) ? Status::kOk : Status::kBadValue;
+}
+
 // That the op's weights lie in the data section.
 Status CheckData(const Plan& plan, const OpRec& op) {
   const uint64_t size = plan.header().data_size;
@@ -165,19 +184,7 @@ Status ValidatePacked(const Plan& plan, const OpRec& op, RowRange span, double* 
   if (!is_conv && (out.dims[2] != 1 || out.dims[3] != 1)) return Status::kBadValue;
   *work += out.dims[0] * Pixels(in, out) * packed.block *
            (static_cast<double>(packed.n_entries) + packed.n_blocks);
-  if (packed.n_entries == 0) {
-    return is_conv ? CheckConvReads(plan, in, ElementsOf(in)) : Status::kOk;
-  }
-  const auto [low, high] = std::minmax_element(packed.offsets, packed.offsets + packed.n_entries);
-  const Range reads = ReadsOf(in, out, span, *low, *high);
-  if (is_conv) {
-    *work += (static_cast<double>(*high) - *low) / 16;  // lines that the schedule looks at
-    status = CheckConvReads(plan, in, reads);
-    if (status != Status::kOk) return status;
-  } else {
-    if (*low < 0 || *high >= ImageSpan(Stored(in))) return Status::kBadOffset;
-  }
-  return Disjoint(reads, ElementsOf(out)) ? Status::kOk : Status::kBadValue;
+  return CheckReads(plan, op, span, is_conv, packed.offsets, packed.n_entries, work);
 }
 
 Status ValidateWinograd(const Plan& plan, const OpRec& op, double* work) {
@@ -266,17 +273,7 @@ Status ValidatePackedInt8(const Plan& plan, const OpRec& op, RowRange span, doub
     return Status::kBadValue;
   *work += out.dims[0] * Pixels(in, out) * packed.block *
            (static_cast<double>(packed.n_entries) + packed.n_blocks);
-  if (packed.n_offsets == 0) return CheckConvReads(plan, in, ElementsOf(in));
-  const auto [low, high] = std::minmax_element(packed.offsets, packed.offsets + packed.n_offsets);
-  const Range reads = ReadsOf(in, out, span, *low, *high);
-  if (is_conv) {
-    *work += (static_cast<double>(*high) - *low) / 16;  // lines that the schedule looks at
-    status = CheckConvReads(plan, in, reads);
-    if (status != Status::kOk) return status;
-  } else {
-    if (*low < 0 || *high >= ImageSpan(Stored(in))) return Status::kBadOffset;
-  }
-  return Disjoint(reads, ElementsOf(out)) ? Status::kOk : Status::kBadValue;
+  return CheckReads(plan, op, span, is_conv, packed.offsets, packed.n_offsets, work);
 }
 
 Status ValidateDepthwiseInt8(const Plan& plan, const OpRec& op, double* work) {

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from edgectl.compress.layers import Prunable, assign, check_weight, prunable_layers
 from edgectl.compress.parametrize import Rule
 from edgectl.compress.quantizers import codebook, fit_scales, project, row_schemes
-from edgectl.errors import UserError
+from edgectl.errors import UserError, first_line
 from edgectl.quiet import quiet
 
 with quiet():
@@ -58,7 +58,7 @@ def quantise(
     try:
         traced = torch.export.export(model, (example,)).module(check_guards=False)
     except Exception as error:
-        raise UserError(f"torch.export cannot trace the model: {_first_line(error)}") from error
+        raise UserError(f"torch.export cannot trace the model: {first_line(error)}") from error
     assert isinstance(traced, fx.GraphModule)
     _drop_dropout(traced)
     with torch.no_grad():
@@ -130,7 +130,7 @@ def _calibrate(prepared: fx.GraphModule, images: Iterable[Tensor], progress: Pro
         try:
             prepared(image)
         except RuntimeError as error:
-            raise UserError(f"The model fails on calibration image {done + 1}: {_first_line(error)}") from error
+            raise UserError(f"The model fails on calibration image {done + 1}: {first_line(error)}") from error
 
 
 def _quantise_weights(model: fx.GraphModule, named: Mapping[str, _Plan], progress: Progress) -> None:
@@ -156,7 +156,3 @@ def _quantise_weights(model: fx.GraphModule, named: Mapping[str, _Plan], progres
         assert isinstance(weight, fx.Node)
         node.replace_input_with(weight, product)
     model.graph.eliminate_dead_code()
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

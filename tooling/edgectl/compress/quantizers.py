@@ -216,9 +216,10 @@ def _fit(parts: list[_Part]) -> list[Tensor]:
         finalists = torch.cat([finalists, finalists[: len(more)].index_copy(1, few.nonzero()[:, 0], more)])
         on_grid[few], exact = _exact(distinct, steps, errors)
     best, least = finalists[0], torch.full_like(finalists[0], torch.inf)
-    for alpha in finalists:
+    for finalist in finalists:
+        alpha = finalist
         for _ in range(_ROUNDS):
-            alpha, _ = _least_squares(parts, alpha)  # noqa: PLW2901
+            alpha, _ = _least_squares(parts, alpha)
         _, error = _least_squares(parts, alpha)
         best, least = torch.where(error < least, alpha, best), least.minimum(error)
     scales = [_float32(part, best) for part in parts]

@@ -20,7 +20,7 @@ import edgectl
 from edgectl.artifact import Artifact, Layer, Manifest, TensorSpec, sha256
 from edgectl.compress.activations import Progress, quantise
 from edgectl.compress.prune import prune_oneshot
-from edgectl.errors import ToolError, UserError
+from edgectl.errors import ToolError, UserError, first_line
 from edgectl.lowering import plan
 from edgectl.lowering.executorch import Compiled, Placement, compile_module, plain_weights
 from edgectl.lowering.golden import Golden, golden
@@ -151,8 +151,7 @@ def _forward(module: nn.Module, example: torch.Tensor) -> list[torch.Tensor]:
         with torch.no_grad():
             result = module(example)
     except Exception as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"The model does not run on an input of shape {list(example.shape)}: {first}") from error
+        raise UserError(f"The model does not run on an input of shape {list(example.shape)}: {first_line(error)}") from error
     outputs = [result] if isinstance(result, torch.Tensor) else list(result) if isinstance(result, tuple | list) else []
     if not outputs or any(not isinstance(o, torch.Tensor) or o.dtype != torch.float32 for o in outputs):
         raise UserError("The model must return one float32 tensor or a tuple of them.")

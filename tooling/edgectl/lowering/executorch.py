@@ -16,7 +16,7 @@ from torch import fx, nn
 from torch._export.verifier import SpecViolationError
 from torch.nn.utils import parametrize, prune
 
-from edgectl.errors import UserError
+from edgectl.errors import UserError, first_line
 from edgectl.lowering import ir
 from edgectl.lowering.layout import LayerRecord
 from edgectl.lowering.partitioner import BACKEND, Decision, EdgePartitioner, RemainderPartitioner, Subgraph, lowering_to
@@ -71,14 +71,14 @@ def compile_module(
     try:
         program = torch.export.export(model, (example,))
     except Exception as error:
-        raise UserError(f"torch.export cannot trace the model: {_first_line(error)}") from error
+        raise UserError(f"torch.export cannot trace the model: {first_line(error)}") from error
     say("lowering")
     partitioner, subgraphs = EdgePartitioner(), list[Subgraph]()
     with lowering_to(subgraphs, cpu, say), quiet():
         try:
             edge = to_edge_transform_and_lower(program, partitioner=[partitioner, RemainderPartitioner()])
         except SpecViolationError as error:
-            raise UserError(f"ExecuTorch cannot run the model: {_first_line(error)}") from error
+            raise UserError(f"ExecuTorch cannot run the model: {first_line(error)}") from error
         placements = _placements(edge, partitioner.decisions)
         say("writing the program")
         try:
@@ -86,7 +86,7 @@ def compile_module(
         except RuntimeError as error:
             if "out variant" not in str(error).lower():
                 raise
-            raise UserError(f"ExecuTorch has no kernel for an operation of the model: {_first_line(error)}") from error
+            raise UserError(f"ExecuTorch has no kernel for an operation of the model: {first_line(error)}") from error
     layers = [layer for subgraph in subgraphs for layer in subgraph.layers]
     quantised = any("quantized_decomposed" in str(node.target) for node in program.graph.nodes)
     network = None if any(p.runner != "edge" for p in placements) else _whole(edge, subgraphs)
@@ -110,10 +110,6 @@ def write_program(edge: EdgeProgramManager) -> bytes:
     """The .pte. Inputs have no memory in it: the runtime reads the caller's instead of copying them at every run."""
     planning = MemoryPlanningPass(alloc_graph_input=False)
     return bytes(edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning)).buffer)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def plain_weights(model: nn.Module) -> nn.Module:

@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgectl.compress.codebooks import Codebook
 from edgectl.lowering import ir
-from edgectl.lowering.pack import AS_THEY_ARE, Packed, best_order
-from edgectl.lowering.plan import ALIGN, NONE
+from edgectl.lowering.pack import AS_THEY_ARE, Packed, best_order, sections
+from edgectl.lowering.plan import NONE
 
 _HEADER = 128
 # Cost of an entry in products of a vector of pixels with one filter: four filters leave a little less for each to share.
 _COST = {4: 4.4, 8: 8.2}
 # The levels that four bits can name: plan_format.h has room for two tables a layer.
 _CODEBOOKS = {
-    "fixed": tuple(range(-8, 8)),
-    "sp2": (0, 1, 2, 4, 5, 6, 8, -1, -2, -4, -5, -6, -8),
-    "power_of_two": (0, 1, 2, 4, 8, 16, 32, 64, -1, -2, -4, -8, -16, -32, -64),
+    "fixed": tuple(range(-8, 8)),  # -8 too, which others use
+    "sp2": Codebook.sp2(4).levels,
+    "power_of_two": Codebook.power_of_two(4).levels,
 }
 _STREAMED_BYTES = 512 * 1024  # weights that no cache near a core holds are read as codes
 
@@ -193,14 +194,8 @@ def _write(
     n_offsets = len(parts[3])
     bits = 8 if books is None else 4
     head = np.array([block, len(row_ptr) - 1, filters, n_offsets, row_ptr[-1], bits], np.uint32).tobytes()
-    at, body, places = _HEADER, b"", []
-    for array in parts:
-        places.append(at)
-        data = array.tobytes()
-        data += b"\0" * (-len(data) % ALIGN)
-        body += data
-        at += len(data)
-    head += tables.tobytes() + np.array([*places, 0], np.uint64).tobytes()
+    places, body = sections(parts, _HEADER)
+    head += tables.tobytes() + places
     assert len(head) == _HEADER
     return head + body, int(row_ptr[-1]) * block * 4
 

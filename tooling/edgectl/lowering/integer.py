@@ -172,6 +172,7 @@ def _drop_unused(graph: ir.Graph) -> ir.Graph:
                     uses[value] -= 1
                 continue
             kind = "quantize" if isinstance(node, ir.Quantize) else "dequantize"
-            node = replace(node, name=f"{made.get(node.inputs[0], 'input')}.{kind}")  # noqa: PLW2901
-        nodes.append(node)
+            nodes.append(replace(node, name=f"{made.get(node.inputs[0], 'input')}.{kind}"))
+        else:
+            nodes.append(node)
     return ir.Graph(graph.inputs, graph.outputs, nodes[::-1])

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgectl.lowering.ir import FloatArray
-from edgectl.lowering.plan import NONE
+from edgectl.lowering.plan import ALIGN, NONE
 from edgectl.recipe import Cpu
 
 BLOCKS = (1, 2, 4, 8, 16)
+_HEADER = 64  # bytes of PackedHeader
 AS_THEY_ARE, _BY_ZEROS, _BY_LIKENESS = "as they are", "by their zeros", "by likeness"
 _ROUNDED = 0.2  # of the weights of a layer that is not pruned, what quantisation may make zero
 _MOST_COMPARISONS = 3_000_000_000  # of weights: some seconds a layer
@@ -176,16 +178,20 @@ def _write(groups: Sequence[Taps], bias: FloatArray, block: int, orders: list[np
         np.concatenate(biases),
     ]
     head = np.array([block, len(row_ptr) - 1, row_ptr[-1], len(bias)], np.uint32).tobytes()
-    at, body, places = 64, b"", []
-    for array in parts:
-        places.append(at)
-        data = array.tobytes()
-        data += b"\0" * (-len(data) % 64)
-        body += data
-        at += len(data)
-    blob = head + np.array([*places, 0], np.uint64).tobytes() + body
+    places, body = sections(parts, _HEADER)
+    blob = head + places + body
     nonzeros = sum(int(np.count_nonzero(group.weight)) for group in groups)
     return Packed(blob, block, nonzeros, int(parts[3].size), AS_THEY_ARE, {})
+
+
+def sections(parts: Iterable[npt.NDArray[Any]], at: int) -> tuple[bytes, bytes]:
+    """Arrays one after the other, aligned, from byte `at` of a blob on: (their offsets and a reserved one, uint64; data)."""
+    body, places = b"", list[int]()
+    for array in parts:
+        places.append(at + len(body))
+        body += array.tobytes()
+        body += b"\0" * (-len(body) % ALIGN)
+    return np.array([*places, 0], np.uint64).tobytes(), body
 
 
 def recognise(weight: FloatArray, *, quantised: bool = False) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,9 @@ from edgectl.artifact import Artifact, Manifest, TensorSpec, sha256
 from edgectl.device import HostDevice
 from edgectl.lowering import build, plan, quiet
 from edgectl.lowering.executorch import write_program
-from edgectl.profile.int8 import pt2e
+from edgectl.profile.int8 import host_cpu, pt2e
 from edgectl.profile.peers import PeerFailure
-from edgectl.recipe import Cpu, Recipe, TargetSpec
+from edgectl.recipe import Recipe, TargetSpec
 from edgectl.runner import Session
 
 XNNPACK = "executorch-xnnpack"
@@ -54,8 +53,7 @@ def ours(recipe: Recipe, module: nn.Module, example: torch.Tensor, threads: int,
         ToolError: the runner cannot be built.
     """
     folder.mkdir(parents=True)
-    here: Cpu = "arm64" if platform.machine().lower() in ("aarch64", "arm64") else "x86-64"
-    plain = recipe.model_copy(update={"prune": [], "quant": [], "calibrate": None, "target": TargetSpec(cpu=here)})
+    plain = recipe.model_copy(update={"prune": [], "quant": [], "calibrate": None, "target": TargetSpec(cpu=host_cpu())})
     return Hosted(build(plain, folder / "artifact", model=module).artifact, example, threads, folder / "host")
 
 

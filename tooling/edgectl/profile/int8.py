@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from edgectl.profile.peers import LiteRt, OnnxRuntime, OpenVino, Peer, onnx_model
+from edgectl.recipe import Cpu
 
 INT8 = "int8"
 
@@ -79,6 +80,11 @@ def pt2e(module: nn.Module, example: torch.Tensor, quantizer: Any, *, fold: bool
     return converted
 
 
+def host_cpu() -> Cpu:
+    """The processor that this is."""
+    return "arm64" if platform.machine().lower() in ("aarch64", "arm64") else "x86-64"
+
+
 def _onnx_int8(module: nn.Module, example: torch.Tensor, folder: Path) -> Path:
     """The network as quantised ONNX, written by the first who asks and shared by the others.
 
@@ -103,7 +109,7 @@ def _onnx_int8(module: nn.Module, example: torch.Tensor, folder: Path) -> Path:
 
         source = onnx_model(module, example, folder)
         (name,) = (taken.name for taken in onnx.load(str(source)).graph.input)
-        arm = platform.machine().lower() in ("aarch64", "arm64")
+        arm = host_cpu() == "arm64"
         quantize_static(
             str(source),
             str(path),
