@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +127,7 @@ def score(counts: dict[Block, float]) -> Modelled:
     regions = {int(r["Name"]): r for r in json.loads(done.stdout)["CodeRegions"]}
     cycles = {index: region["SummaryView"]["TotalCycles"] / ITERATIONS for index, region in regions.items()}
     skipped = {line.expandtabs() for line in re.findall(r"^note: instruction: \t(.*)$", done.stderr, re.MULTILINE)}
-    unknown: Counter[str] = Counter()
+    unknown: dict[str, float] = defaultdict(float)
     for block, count in counts.items():
         for word in block:
             if modelled_as(texts[word]).expandtabs() in skipped:

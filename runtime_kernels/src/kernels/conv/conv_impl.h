@@ -7,10 +7,13 @@
 
 namespace edge {
 
-// Where the lanes of a job read and write in one row of the output: pixel x is at [x]. An unused
-// lane has the addresses of a used one before it, whose store comes after its own.
+// A unit in one row: what it reads and writes for pixel x is at [x]. An unused lane has the
+// addresses of a used one before it, whose store comes after its own.
 template <int B>
 struct ConvRow {
+  const int32_t *offset, *end;  // of its entries
+  const float* weights;
+  const float* bias;
   const float* in;  // before an entry's offset
   float* out[B];
   const float* residual[B];
@@ -22,10 +25,48 @@ class ConvTile {
  public:
   static constexpr int kPixels = NV * V::kLanes;
 
-  // `tiles` tiles from pixel x on. The last vector of the last one has `last` pixels: may read
-  // whole vectors of the input, writes and reads the residual of these pixels only.
-  static EDGE_NOINLINE void Run(const ConvJob& job, const ConvRow<B>& row, int64_t x, int64_t tiles,
-                                int last) {
+  // `units` units of the job, from its i-th on, over `tiles` tiles of row y, from pixel x on. The
+  // last vector of the last tile has `last` pixels: may read whole vectors of the input, writes and
+  // reads the residual of these pixels only.
+  static EDGE_NOINLINE void Run(const ConvJob& job, int64_t i, int64_t units, int64_t y, int64_t x,
+                                int64_t tiles, int last) {
+    for (const int64_t end = i + units; i < end; ++i) {
+      ConvRow<B> row;
+      if (Resolve(job, i, y, &row)) RunUnit(job, row, x, tiles, last);
+    }
+  }
+
+ private:
+  using Reg = typename V::Reg;
+  static constexpr int kLanes = V::kLanes;
+
+  // False where nothing is to be done.
+  static EDGE_INLINE bool Resolve(const ConvJob& job, int64_t i, int64_t y, ConvRow<B>* row) {
+    const PackedView& p = *job.packed;
+    const int64_t lane = (job.first_unit + i) * B;  // of all
+    const uint32_t* filters = p.filters + lane;
+    const uint32_t* range = job.ranges + (lane >> __builtin_ctz(p.block)) * job.range_stride;
+    const int64_t first = range[0], last = range[1];
+    if (filters[0] == kNone) return false;
+    if (first == last && !job.first_pass && !job.last_pass) return false;
+    row->offset = p.offsets + first;
+    row->end = p.offsets + last;
+    row->weights = p.weights + first * p.block + (lane & (p.block - 1));
+    row->bias = p.bias + lane;
+    row->in = job.in + y * job.in_h;
+    row->sums = job.sums == nullptr ? nullptr : job.sums + (i * B * job.rows + y) * job.sums_h;
+    Unroll<B>([&](auto b) EDGE_INLINE_LAMBDA {
+      const int64_t filter = filters[b.value] == kNone ? filters[0] : filters[b.value];
+      row->out[b.value] = job.out + filter * job.out_c + y * job.out_h;
+      if (job.residual != nullptr) {
+        row->residual[b.value] = job.residual + filter * job.res_c + y * job.res_h;
+      }
+    });
+    return true;
+  }
+
+  static EDGE_INLINE void RunUnit(const ConvJob& job, const ConvRow<B>& row, int64_t x,
+                                  int64_t tiles, int last) {
     const Epilogue& e = *job.epilogue;
     const bool residual = job.residual != nullptr;
     const int64_t lane_sums = job.rows * job.sums_h;
@@ -33,7 +74,7 @@ class ConvTile {
       Reg acc[B][NV];
       if (job.first_pass) {
         Unroll<B>([&](auto b) EDGE_INLINE_LAMBDA {
-          const Reg bias = V::Set(job.bias[b.value]);
+          const Reg bias = V::Set(row.bias[b.value]);
           Unroll<NV>([&](auto v) EDGE_INLINE_LAMBDA { acc[b.value][v.value] = bias; });
         });
       } else {
@@ -51,7 +92,7 @@ class ConvTile {
             __builtin_prefetch(row.out[b.value] + x + kPixels + i, 1);
         });
       }
-      Accumulate(job, row.in + x, acc);
+      Accumulate(row, job.packed->block, row.in + x, acc);
       if (!job.last_pass) {
         float* sums = row.sums + x;
         Unroll<B>([&](auto b) EDGE_INLINE_LAMBDA {
@@ -75,15 +116,11 @@ class ConvTile {
     }
   }
 
- private:
-  using Reg = typename V::Reg;
-  static constexpr int kLanes = V::kLanes;
-
-  static EDGE_INLINE void Accumulate(const ConvJob& job, const float* in, Reg (&acc)[B][NV]) {
-    const int32_t* const end = job.offsets + job.n_entries;
-    const int32_t* offset = job.offsets;
-    const float* w = job.weights;
-    const int64_t stride = job.weights_stride;
+  static EDGE_INLINE void Accumulate(const ConvRow<B>& row, int64_t stride, const float* in,
+                                     Reg (&acc)[B][NV]) {
+    const int32_t* const end = row.end;
+    const int32_t* offset = row.offset;
+    const float* w = row.weights;
     asm("" : "+r"(in));  // or GCC adds it to the offset of every entry in two steps
     if constexpr (V::kEntries == 2) {
 #pragma GCC unroll 2
@@ -146,57 +183,50 @@ class ConvTile {
 };
 
 template <class V, int B, int NV>
-EDGE_INLINE void RunConvTile(int vectors, const ConvJob& job, const ConvRow<B>& row, int64_t x,
-                             int last) {
+EDGE_INLINE void RunConvTile(int vectors, const ConvJob& job, int64_t i, int64_t units, int64_t y,
+                             int64_t x, int last) {
   if (vectors == NV) {
-    ConvTile<V, B, NV>::Run(job, row, x, 1, last);
+    ConvTile<V, B, NV>::Run(job, i, units, y, x, 1, last);
   } else if constexpr (NV > 1) {
-    RunConvTile<V, B, NV - 1>(vectors, job, row, x, last);
+    RunConvTile<V, B, NV - 1>(vectors, job, i, units, y, x, last);
   }
 }
 
-// Runs a job of B lanes in tiles of at most NV vectors.
+// `units` units, from the i-th on, over row y in tiles of at most NV vectors.
+template <class V, int B, int NV>
+EDGE_INLINE void RunConvRow(const ConvJob& job, int64_t i, int64_t units, int64_t y) {
+  constexpr int64_t kPixels = ConvTile<V, B, NV>::kPixels;
+  // Two tiles of about the same size at the end rather than a whole and a narrow one, which would
+  // wait for its own sums.
+  const int64_t whole =
+      job.cols % kPixels == 0 || job.cols < kPixels ? job.cols / kPixels : job.cols / kPixels - 1;
+  int64_t x = whole * kPixels;
+  if (whole > 0) ConvTile<V, B, NV>::Run(job, i, units, y, 0, whole, V::kLanes);
+  while (x < job.cols) {
+    const int64_t left = (job.cols - x + V::kLanes - 1) / V::kLanes;
+    const int64_t vectors = left <= NV ? left : (left + 1) / 2;
+    const int64_t width = vectors * V::kLanes;
+    int64_t last = V::kLanes;
+    if (x + width > job.cols) {
+      if (job.may_overlap && job.cols >= width) {
+        x = job.cols - width;
+      } else {
+        last -= x + width - job.cols;
+      }
+    }
+    RunConvTile<V, B, NV>(static_cast<int>(vectors), job, i, units, y, x, static_cast<int>(last));
+    x += width;
+  }
+}
+
+// Runs a job of units of B lanes. A single tile takes all units at once; where there are more, a
+// unit's weights, once there, are used for all of them.
 template <class V, int B, int NV>
 void RunConv(const ConvJob& job) {
-  const bool residual = job.residual != nullptr;
-  ConvRow<B> row;
-  row.in = job.in;
-  row.sums = job.sums;
-  Unroll<B>([&](auto b) EDGE_INLINE_LAMBDA {
-    uint32_t filter = job.filters[b.value];
-    if (filter == kNone) filter = job.filters[0];
-    row.out[b.value] = job.out + int64_t{filter} * job.out_c;
-    if (residual) row.residual[b.value] = job.residual + int64_t{filter} * job.res_c;
-  });
-  constexpr int64_t kPixels = ConvTile<V, B, NV>::kPixels;
-  for (int64_t y = 0; y < job.rows; ++y) {
-    // Two tiles of about the same size at the end rather than a whole and a narrow one, which would
-    // wait for its own sums.
-    const int64_t whole =
-        job.cols % kPixels == 0 || job.cols < kPixels ? job.cols / kPixels : job.cols / kPixels - 1;
-    int64_t x = whole * kPixels;
-    if (whole > 0) ConvTile<V, B, NV>::Run(job, row, 0, whole, V::kLanes);
-    while (x < job.cols) {
-      const int64_t left = (job.cols - x + V::kLanes - 1) / V::kLanes;
-      const int64_t vectors = left <= NV ? left : (left + 1) / 2;
-      const int64_t width = vectors * V::kLanes;
-      int64_t last = V::kLanes;
-      if (x + width > job.cols) {
-        if (job.may_overlap && job.cols >= width) {
-          x = job.cols - width;
-        } else {
-          last -= x + width - job.cols;
-        }
-      }
-      RunConvTile<V, B, NV>(static_cast<int>(vectors), job, row, x, static_cast<int>(last));
-      x += width;
-    }
-    row.in += job.in_h;
-    if (job.sums != nullptr) row.sums += job.sums_h;
-    Unroll<B>([&](auto b) EDGE_INLINE_LAMBDA {
-      row.out[b.value] += job.out_h;
-      if (residual) row.residual[b.value] += job.res_h;
-    });
+  const bool single = job.rows == 1 && job.cols <= ConvTile<V, B, NV>::kPixels;
+  const int64_t step = single ? job.units : 1;
+  for (int64_t i = 0; i < job.units; i += step) {
+    for (int64_t y = 0; y < job.rows; ++y) RunConvRow<V, B, NV>(job, i, step, y);
   }
 }
 

@@ -39,12 +39,13 @@ class ConvRun {
       : a_(args),
         kernel_(kernel),
         s_(schedule),
-        units_per_block_(args.packed.block / kernel.lanes) {}
+        units_(int64_t{args.packed.n_blocks} * (args.packed.block / kernel.lanes)) {}
 
   void Tasks(size_t begin, size_t end) const {
     std::unique_ptr<float[]> sums;  // of one task
     if (s_.passes > 1) {  // without memory for the sums there is one pass, which is only slower
-      sums.reset(new (std::nothrow) float[static_cast<size_t>(s_.group_size * UnitSums())]);
+      const int64_t size = s_.group_size * kernel_.lanes * s_.strip_rows * SumsRow();
+      sums.reset(new (std::nothrow) float[static_cast<size_t>(size)]);
     }
     for (size_t t = begin; t < end; ++t) {
       const int64_t task = static_cast<int64_t>(t);
@@ -57,29 +58,40 @@ class ConvRun {
  private:
   // Room for the last vector of a row to be whole.
   int64_t SumsRow() const { return s_.strip_cols + kernel_.vector; }
-  int64_t UnitSums() const { return kernel_.lanes * s_.strip_rows * SumsRow(); }
 
   void Task(int64_t strip, int64_t group, float* sums) const {
     ConvJob job = StripJob(strip);
-    job.sums_h = SumsRow();
-    const int64_t units = int64_t{a_.packed.n_blocks} * units_per_block_;
-    const int64_t first = group * s_.group_size, last = std::min(units, first + s_.group_size);
+    const int64_t first = group * s_.group_size, last = std::min(units_, first + s_.group_size);
     const int64_t passes = sums == nullptr ? 1 : s_.passes;
-    for (int64_t pass = 0; pass < passes; ++pass) {
+    job.sums_h = SumsRow();
+    job.ranges = passes == 1 ? a_.packed.row_ptr : s_.pass_ptr.data();
+    job.range_stride = passes;
+    for (int64_t pass = 0; pass < passes; ++pass, ++job.ranges) {
       job.first_pass = pass == 0;
       job.last_pass = pass + 1 == passes;
-      for (int64_t unit = first; unit < last; ++unit) {
-        if (pass == 0) FetchNext(job.in, unit, units);
-        if (sums != nullptr) job.sums = sums + (unit - first) * UnitSums();
-        Unit(unit, pass, &job);
+      const int64_t step = pass == 0 ? UnitsAFetch() : units_;
+      for (int64_t unit = first; unit < last; unit += step) {
+        job.first_unit = unit;
+        job.units = std::min(step, last - unit);
+        if (pass == 0) FetchNext(job.in, unit, unit + job.units);
+        if (sums != nullptr)
+          job.sums = sums + (unit - first) * kernel_.lanes * job.rows * job.sums_h;
+        kernel_.run(job);
       }
     }
   }
 
+  // The units that run before more of the next strip is fetched: a few lines' worth.
+  int64_t UnitsAFetch() const {
+    constexpr int64_t kLinesAFetch = 8;
+    const auto lines = static_cast<int64_t>(s_.next_lines.size());
+    return lines == 0 ? units_ : std::max<int64_t>(1, kLinesAFetch * units_ / lines);
+  }
+
   // Each unit fetches its share of what the next strip reads.
-  void FetchNext(const float* in, int64_t unit, int64_t units) const {
-    const auto n = static_cast<int64_t>(s_.next_lines.size());
-    for (int64_t i = n * unit / units; i < n * (unit + 1) / units; ++i) {
+  void FetchNext(const float* in, int64_t first, int64_t last) const {
+    const auto lines = static_cast<int64_t>(s_.next_lines.size());
+    for (int64_t i = lines * first / units_; i < lines * last / units_; ++i) {
       __builtin_prefetch(in + s_.next_lines[i], 0, 2);
     }
   }
@@ -91,6 +103,8 @@ class ConvRun {
     const int64_t y = strip / across % down * s_.strip_rows;
     const int64_t x = strip % across * s_.strip_cols;
     ConvJob job{};
+    job.packed = &a_.packed;
+    job.lanes = kernel_.lanes;
     job.rows = static_cast<int32_t>(std::min<int64_t>(s_.strip_rows, s_.rows - y));
     job.cols = static_cast<int32_t>(std::min<int64_t>(s_.strip_cols, s_.cols - x));
     job.in = a_.in + n * a_.in_n + y * a_.in_h + x;
@@ -108,28 +122,10 @@ class ConvRun {
     return job;
   }
 
-  void Unit(int64_t unit, int64_t pass, ConvJob* job) const {
-    const PackedView& p = a_.packed;
-    const int64_t block = unit / units_per_block_;
-    const int64_t lane = unit % units_per_block_ * kernel_.lanes;
-    const uint32_t* range =
-        job->sums == nullptr ? p.row_ptr + block : &s_.pass_ptr[block * s_.passes + pass];
-    job->filters = p.filters + block * p.block + lane;
-    if (job->filters[0] == kNone) return;
-    if (range[0] == range[1] && !job->first_pass && !job->last_pass) return;
-    job->offsets = p.offsets + range[0];
-    job->n_entries = range[1] - range[0];
-    job->weights = p.weights + int64_t{range[0]} * p.block + lane;
-    job->weights_stride = p.block;
-    job->bias = p.bias + block * p.block + lane;
-    job->lanes = kernel_.lanes;
-    kernel_.run(*job);
-  }
-
   const ConvArgs& a_;
   const ConvKernel& kernel_;
   const ConvSchedule& s_;
-  const int64_t units_per_block_;
+  const int64_t units_;
 };
 
 void LinearBlocks(const LinearArgs& a, const LinearKernel& kernel, size_t begin, size_t end) {

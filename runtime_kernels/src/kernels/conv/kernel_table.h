@@ -12,15 +12,16 @@
 
 namespace edge {
 
-// Up to 16 filters that share one list of entries, over a rectangle of pixels.
+// Units of the packed weights over a rectangle of pixels. A unit is as many filters of a block,
+// which share one list of entries, as the kernel computes together.
 struct ConvJob {
-  const int32_t* offsets;  // [n_entries]
-  int64_t n_entries;
-  const float* weights;  // entry e, lane b: weights[e * weights_stride + b]
-  int64_t weights_stride;
-  const float* bias;        // [lanes]
-  const uint32_t* filters;  // [lanes], kNone: computed, its place is that of lane 0
-  int32_t lanes;
+  const PackedView* packed;
+  // Block b runs the entries [ranges[b * range_stride], ranges[b * range_stride + 1]).
+  const uint32_t* ranges;
+  int64_t range_stride;
+  int64_t first_unit, units;
+  int32_t
+      lanes;  // filters a unit; those that are kNone are computed, their place is that of lane 0
   const float* in;  // the rectangle's first pixel, before an entry's offset
   int64_t in_h;
   float* out;  // the rectangle's first pixel in channel 0
@@ -32,9 +33,9 @@ struct ConvJob {
   // the output itself).
   bool may_overlap;
   const Epilogue* epilogue;
-  // Sums of the entries of earlier passes over this rectangle: pixel (y, x) of a lane at (lane *
-  // rows + y) * sums_h + x, with room for whole vectors. Null when there is a single pass; then
-  // there is a bias to begin with and outputs to store at once.
+  // Sums of the entries of earlier passes over this rectangle: pixel (y, x) of a lane of the i-th
+  // unit at ((i * lanes + lane) * rows + y) * sums_h + x, with room for whole vectors. Null when
+  // there is a single pass; then there is a bias to begin with and outputs to store at once.
   float* sums;
   int64_t sums_h;
   bool first_pass, last_pass;

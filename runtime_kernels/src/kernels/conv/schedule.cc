@@ -8,9 +8,14 @@
 namespace edge {
 namespace {
 
-// Cache lines of the input a pass, of 512 in L1: a little more costs little where several filters
+#ifdef __aarch64__
+constexpr int64_t kL1Lines = 1024;  // of a Cortex-A76, and of the large cores after it
+#else
+constexpr int64_t kL1Lines = 512;
+#endif
+// Cache lines of the input a pass: a little more than there are costs little where several filters
 // use what was read.
-constexpr int64_t kPassLines = 600, kPassLinesOfFewFilters = 450;
+constexpr int64_t kPassLines = kL1Lines * 7 / 6, kPassLinesOfFewFilters = kL1Lines * 7 / 8;
 constexpr int64_t kL2Bytes = 256 * 1024;        // half of a common L2
 constexpr int64_t kLine = 64 / sizeof(float);   // elements
 constexpr int64_t kMaxSums = int64_t{1} << 24;  // floats a thread may put away between passes

@@ -17,41 +17,60 @@ float Finish(float sum, const float* residual, const Epilogue& e) {
                               : Activate(e.act, sum + *residual, e.lo, e.hi);
 }
 
-// One filter over pixels [x, x + count) of one row.
-void ConvSpan(const ConvJob& job, int lane, int64_t y, int64_t x, int count) {
+// One filter of a unit.
+struct Filter {
+  const int32_t *offset, *end;
+  const float* weight;
+  int64_t weights_stride;
+  float bias;
+  int64_t channel;
+  float* sums;
+};
+
+// Over pixels [x, x + count) of one row.
+void ConvSpan(const ConvJob& job, const Filter& f, int64_t y, int64_t x, int count) {
   float sum[kTile];
-  float* sums =
-      job.sums == nullptr ? nullptr : job.sums + (int64_t{lane} * job.rows + y) * job.sums_h + x;
+  float* sums = f.sums == nullptr ? nullptr : f.sums + y * job.sums_h + x;
   if (job.first_pass) {
-    std::fill(sum, sum + count, job.bias[lane]);
+    std::fill(sum, sum + count, f.bias);
   } else {
     std::copy(sums, sums + count, sum);
   }
   const float* in = job.in + y * job.in_h + x;
-  for (int64_t e = 0; e < job.n_entries; ++e) {
-    const float w = job.weights[e * job.weights_stride + lane];
-    const float* p = in + job.offsets[e];
-    for (int i = 0; i < count; ++i) sum[i] += w * p[i];
+  const float* w = f.weight;
+  for (const int32_t* offset = f.offset; offset != f.end; ++offset, w += f.weights_stride) {
+    const float* p = in + *offset;
+    for (int i = 0; i < count; ++i) sum[i] += *w * p[i];
   }
   if (!job.last_pass) {
     std::copy(sum, sum + count, sums);
     return;
   }
-  const int64_t channel = job.filters[lane];
-  float* out = job.out + channel * job.out_c + y * job.out_h + x;
+  float* out = job.out + f.channel * job.out_c + y * job.out_h + x;
   const float* res =
-      job.residual == nullptr ? nullptr : job.residual + channel * job.res_c + y * job.res_h + x;
+      job.residual == nullptr ? nullptr : job.residual + f.channel * job.res_c + y * job.res_h + x;
   for (int i = 0; i < count; ++i) {
     out[i] = Finish(sum[i], res == nullptr ? nullptr : res + i, *job.epilogue);
   }
 }
 
 void RunConv(const ConvJob& job) {
-  for (int lane = 0; lane < job.lanes; ++lane) {
-    if (job.filters[lane] == kNone) continue;
+  const PackedView& p = *job.packed;
+  const int64_t first = job.first_unit * job.lanes;
+  for (int64_t i = 0; i < job.units * job.lanes; ++i) {
+    const int64_t row = first + i;  // of the packed weights
+    if (p.filters[row] == kNone) continue;
+    const uint32_t* range = job.ranges + row / p.block * job.range_stride;
+    const Filter f = {p.offsets + range[0],
+                      p.offsets + range[1],
+                      p.weights + int64_t{range[0]} * p.block + row % p.block,
+                      p.block,
+                      p.bias[row],
+                      p.filters[row],
+                      job.sums == nullptr ? nullptr : job.sums + i * job.rows * job.sums_h};
     for (int64_t y = 0; y < job.rows; ++y) {
       for (int64_t x = 0; x < job.cols; x += kTile) {
-        ConvSpan(job, lane, y, x, static_cast<int>(std::min<int64_t>(kTile, job.cols - x)));
+        ConvSpan(job, f, y, x, static_cast<int>(std::min<int64_t>(kTile, job.cols - x)));
       }
     }
   }
