@@ -18,6 +18,7 @@ PARAMETERS = {
     "wdsr/x4.toml": 58_112,
     "wdsr_a/recipe.toml": 159_152,
     "resnet18/recipe.toml": 11_689_512,
+    "mobilenetv1/recipe.toml": 4_231_976,
     "mobilenetv2/recipe.toml": 3_504_872,
     "yolov4/recipe.toml": 64_363_101,
     "pointpillars/recipe.toml": 4_834_120,
@@ -26,6 +27,7 @@ OUTPUTS = {
     "wdsr/x4.toml": [(1, 3, 720, 1280)],
     "wdsr_a/recipe.toml": [(1, 3, 720, 1280)],
     "resnet18/recipe.toml": [(1, 1000)],
+    "mobilenetv1/recipe.toml": [(1, 1000)],
     "mobilenetv2/recipe.toml": [(1, 1000)],
     "yolov4/recipe.toml": [(1, 255, 52, 52), (1, 255, 26, 26), (1, 255, 13, 13)],
     "pointpillars/recipe.toml": [(1, 18, 248, 216), (1, 42, 248, 216), (1, 12, 248, 216)],
@@ -65,23 +67,26 @@ def test_seeded_weights_are_reproducible_and_outputs_neither_blow_up_nor_vanish(
         assert 0.05 < float(output.std()) < 20
 
 
-@pytest.mark.parametrize("name", ["wdsr_a", "resnet18", "mobilenetv2", "yolov4", "pointpillars"])
+PRUNED = [f"{name}/pruned.toml" for name in ("wdsr_a", "resnet18", "mobilenetv1", "mobilenetv2", "yolov4", "pointpillars")]
+
+
+@pytest.mark.parametrize("name", [*PRUNED, "mobilenetv1/unstructured.toml"])
 def test_the_pruned_recipe_reaches_its_rates_and_keeps_the_output_alive(name):
-    recipe, model = load(f"{name}/pruned.toml")
+    recipe, model = load(name)
     masks = prune_oneshot(model, recipe.prune)
     layers = prunable_layers(model)
     asked = {path: [r for r in recipe.prune if fnmatchcase(path, r.match)][-1].rate for path in masks}
     for path, mask in masks.items():
         assert abs(int(mask.sum()) - mask.numel() / asked[path]) <= 32
         assert torch.equal(layers[path].weight != 0, mask)
-    assert sum(asked[path] > 1 for path in masks) >= 15
-    for output in outputs(model, torch.rand(SMALL.get(name, recipe.model.input))):
+    assert sum(asked[path] > 1 for path in masks) >= 13
+    for output in outputs(model, torch.rand(SMALL.get(Path(name).parent.name, recipe.model.input))):
         assert torch.isfinite(output).all() and float(output.std()) > 0.01
 
 
 def test_every_recipe_in_the_zoo_loads():
     recipes = sorted(MODELS.glob("*/*.toml"))
-    assert len(recipes) >= 14
+    assert len(recipes) >= 17
     for path in recipes:
         recipe = Recipe.load(path)
         assert recipe.beside(recipe.model.file).is_file()
