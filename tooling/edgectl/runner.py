@@ -85,14 +85,14 @@ class Session:
         runs: int = 1,
         threads: int = 1,
         cpu_mask: str | None = None,
-        etdump: Path | None = None,
+        profile: Path | None = None,
         isa: str | None = None,
     ) -> tuple[Reply, list[np.ndarray]]:
         """Runs the model on `inputs` (None: the golden ones); returns the runner's reply and, if wanted, the outputs.
 
         Args:
             cpu_mask: hexadecimal mask of the cores to run on.
-            etdump: where to keep the profile; None runs without a profiler.
+            profile: where to keep the profile; None runs without a profiler.
             isa: the instruction set whose kernels to use, as runtime_kernels/README.md names them; None for the best.
 
         Raises:
@@ -109,9 +109,9 @@ class Session:
             arguments += ["--warmup", str(warmup), "--runs", str(runs), "--threads", str(threads)]
             if cpu_mask is not None:
                 arguments += ["--cpu-mask", cpu_mask]
-            if etdump is not None:
-                remote.append(f"{mark}.etdp")
-                arguments += ["--etdump", self._path(remote[-1])]
+            if profile is not None:
+                remote.append(f"{mark}.profile")
+                arguments += ["--profile", self._path(remote[-1])]
             if want_outputs:
                 outputs = [f"{mark}_{i}.npy" for i in range(len(self.artifact.manifest.outputs))]
                 remote += outputs
@@ -119,8 +119,8 @@ class Session:
             reply = self._ask(arguments, Reply, [] if isa is None else ["env", f"EDGE_ISA={isa}"])
             if isa not in (None, reply.isa):
                 raise ToolError(f"running on {self.device.name}", f"its processor does not have {isa}: {reply.isa} was used")
-            if etdump is not None:
-                self.device.pull(f"{mark}.etdp", etdump, self._folder)
+            if profile is not None:
+                self.device.pull(f"{mark}.profile", profile, self._folder)
             return reply, [self._pull_array(name) for name in outputs] if want_outputs else []
         finally:
             if remote:

@@ -58,7 +58,7 @@ def bench(
     say(f"timing the layers of {artifact.folder.name}: {runs} runs on {device.name}", None)
     with tempfile.TemporaryDirectory(prefix="edgectl-") as folder:
         profile = Path(folder) / "profile.etdp"
-        profiled, _ = session.run(**options, etdump=profile)
+        profiled, _ = session.run(**options, profile=profile)
         events = etdump.read(profile)
     if len(undisturbed.runs_ns) != runs or len(profiled.runs_ns) != runs:
         raise ToolError(f"benching on {device.name}", f"the runner did {len(undisturbed.runs_ns)} runs of {runs}")
