@@ -4,7 +4,8 @@
 
 namespace harness {
 
-// While it exists, standard error goes to memory first, and comes out at its end.
+// From Start on, standard error goes to memory first. It comes out at the end of this, or of the
+// process when it crashes. There is one.
 class StderrLog {
  public:
   StderrLog() = default;
@@ -18,8 +19,6 @@ class StderrLog {
 
  private:
   std::string Text() const;
-  int real_ = -1;
-  int memory_ = -1;
 };
 
 }  // namespace harness
