@@ -43,23 +43,26 @@ void StderrLog::Start() {
   AtCrash(Replay);
 }
 
-std::string StderrLog::FirstError() const {
-  constexpr char kMark[] = "ERROR: ";
+void StderrLog::Forget() {
+  std::fflush(stderr);
+  from_ = memory < 0 ? 0 : lseek(memory, 0, SEEK_END);
+}
+
+std::vector<std::string> StderrLog::Errors() const {
+  const std::string mark = "ERROR: ";
+  std::vector<std::string> errors;
   std::istringstream lines(Text());
   for (std::string line; std::getline(lines, line);) {
-    if (line.rfind(kMark, 0) != 0) continue;
-    line.erase(0, sizeof kMark - 1);
-    while (!line.empty() && (line.back() == '.' || line.back() == ' ')) line.pop_back();
-    return line;
+    if (line.rfind(mark, 0) == 0) errors.push_back(line.substr(mark.size()));
   }
-  return "";
+  return errors;
 }
 
 std::string StderrLog::Text() const {
   std::string text;
   char block[4096];
   for (ssize_t got;
-       (got = pread(memory, block, sizeof block, static_cast<off_t>(text.size()))) > 0;) {
+       (got = pread(memory, block, sizeof block, from_ + static_cast<off_t>(text.size()))) > 0;) {
     text.append(block, static_cast<size_t>(got));
   }
   return text;

@@ -1,6 +1,9 @@
 // What a library that only writes to standard error says is wrong.
 #pragma once
+#include <sys/types.h>
+
 #include <string>
+#include <vector>
 
 namespace harness {
 
@@ -13,12 +16,14 @@ class StderrLog {
   StderrLog& operator=(const StderrLog&) = delete;
   ~StderrLog();
   void Start();
-  // The first line that begins with "ERROR: ", without that and its full stop; empty when there is
-  // none.
-  std::string FirstError() const;
+  // Looks only at what is said from here on.
+  void Forget();
+  // The lines that begin with "ERROR: ", without that.
+  std::vector<std::string> Errors() const;
 
  private:
   std::string Text() const;
+  off_t from_ = 0;
 };
 
 }  // namespace harness
