@@ -58,9 +58,8 @@ class ConvTile {
     Unroll<B>([&](auto b) EDGE_INLINE_LAMBDA {
       const int64_t filter = filters[b.value] == kNone ? filters[0] : filters[b.value];
       row->out[b.value] = job.out + filter * job.out_c + y * job.out_h;
-      if (job.residual != nullptr) {
-        row->residual[b.value] = job.residual + filter * job.res_c + y * job.res_h;
-      }
+      row->residual[b.value] =
+          job.residual == nullptr ? nullptr : job.residual + filter * job.res_c + y * job.res_h;
     });
     return true;
   }
