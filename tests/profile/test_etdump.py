@@ -40,7 +40,7 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "net.pte").write_bytes(compile_module(Net().eval(), torch.rand(1, 3, 32, 32)).program)
     runner = runner_bundle("host").files["runner"]
     arguments = ["--model", folder / "net.pte", "--warmup", "2", "--runs", str(RUNS), "--threads", "1"]
-    subprocess.run([runner, *arguments, "--etdump", folder / "net.etdp"], check=True, capture_output=True)
+    subprocess.run([runner, *arguments, "--profile", folder / "net.etdp"], check=True, capture_output=True)
     return folder / "net.etdp"
 
 

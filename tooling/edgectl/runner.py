@@ -66,7 +66,7 @@ class Session:
         Raises:
             ToolError: the runner cannot be built, or the device fails.
         """
-        bundle = runner_bundle(device.target, progress=progress)
+        bundle = runner_bundle(device.target, artifact.manifest.format, progress)
         golden = {f"golden_{i}.npy": path for i, path in enumerate(artifact.golden_inputs)}
         files = {MODEL_FILES[artifact.manifest.format]: artifact.model, **golden}
         pushed = [
@@ -113,7 +113,7 @@ class Session:
                 arguments += ["--cpu-mask", cpu_mask]
             if profile is not None:
                 remote.append(f"{mark}.profile")
-                arguments += ["--etdump", self._path(remote[-1])]
+                arguments += ["--profile", self._path(remote[-1])]
             if want_outputs:
                 outputs = [f"{mark}_{i}.npy" for i in range(len(self.artifact.manifest.outputs))]
                 remote += outputs

@@ -1,13 +1,25 @@
-"""Builds the C++ parts with CMake and Ninja, cached by content: ExecuTorch backend, runner, kernels, tests."""
+"""Builds the C++ parts with CMake and Ninja, cached by content: backends of ExecuTorch and LiteRT, runners, kernels."""
 
 from edgectl.native.cmake import Progress
 from edgectl.native.products import (
     Bundle,
+    ModelFormat,
     RunnerTarget,
     build_tests,
     host_backend,
+    host_litert_delegate,
     kernels_library,
     runner_bundle,
 )
 
-__all__ = ["Bundle", "Progress", "RunnerTarget", "build_tests", "host_backend", "kernels_library", "runner_bundle"]
+__all__ = [
+    "Bundle",
+    "ModelFormat",
+    "Progress",
+    "RunnerTarget",
+    "build_tests",
+    "host_backend",
+    "host_litert_delegate",
+    "kernels_library",
+    "runner_bundle",
+]
