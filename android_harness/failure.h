@@ -25,6 +25,9 @@ void InstallGuards(const char* framework);
 void EnterStep(const char* step);
 const char* CurrentStep();
 
+// Is called once when the process crashes, before it ends, and may do what a signal handler may.
+void AtCrash(void (*function)());
+
 // Ends the program with the document of a framework that gave up.
 [[noreturn]] void EndWithAbort();
 

@@ -148,6 +148,7 @@ class LitertModel final : public Model {
             "load", what);
       outputs_.push_back(MakeBuffer(tensor, layouts[i], needs, what, &output_tensors_));
     }
+    log_.Forget();
   }
 
   int threads() const override { return threads_; }
@@ -196,9 +197,25 @@ class LitertModel final : public Model {
   // Throws unless `status` is success; the sentence carries what LiteRT said about it.
   void Check(LiteRtStatus status, const char* step, const std::string& what) {
     if (status == 0) return;
-    const std::string said = log_.FirstError();
+    const std::string said = Said();
     throw Failure(step, what + (said.empty() ? "" : ": " + said) + ".",
                   static_cast<uint32_t>(status));
+  }
+
+  // The first sentence of LiteRT's first error, and which operator it is about.
+  std::string Said() const {
+    const std::vector<std::string> errors = log_.Errors();
+    if (errors.empty()) return "";
+    std::string said = errors.front().substr(0, errors.front().find(". "));
+    while (!said.empty() && (said.back() == '.' || said.back() == ' ')) said.pop_back();
+    for (const std::string& error : errors) {
+      if (error.rfind("Node number", 0) != 0) continue;  // "Node number 3 (CONV_2D) failed to ..."
+      const size_t start = error.find('('), end = error.find(") failed");
+      if (start == std::string::npos || end == std::string::npos || end < start) break;
+      const std::string name = error.substr(start + 1, end - start - 1);
+      return said.find(name) == std::string::npos ? said + " (" + name + ")" : said;
+    }
+    return said;
   }
 
   // An environment with two accelerators: XNNPACK, which LiteRT registers, and ours.

@@ -1,10 +1,14 @@
 // What a library that only writes to standard error says is wrong.
 #pragma once
+#include <sys/types.h>
+
 #include <string>
+#include <vector>
 
 namespace harness {
 
-// While it exists, standard error goes to memory first, and comes out at its end.
+// From Start on, standard error goes to memory first. It comes out at the end of this, or of the
+// process when it crashes. There is one.
 class StderrLog {
  public:
   StderrLog() = default;
@@ -12,14 +16,14 @@ class StderrLog {
   StderrLog& operator=(const StderrLog&) = delete;
   ~StderrLog();
   void Start();
-  // The first line that begins with "ERROR: ", without that and its full stop; empty when there is
-  // none.
-  std::string FirstError() const;
+  // Looks only at what is said from here on.
+  void Forget();
+  // The lines that begin with "ERROR: ", without that.
+  std::vector<std::string> Errors() const;
 
  private:
   std::string Text() const;
-  int real_ = -1;
-  int memory_ = -1;
+  off_t from_ = 0;
 };
 
 }  // namespace harness

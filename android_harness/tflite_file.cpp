@@ -41,21 +41,28 @@ class Flat {
     const size_t at = Field(table, number);
     return at == 0 ? absent : Read<T>(at);
   }
-  // Positions of the elements of a vector field; none when it is absent. All vectors together
-  // cannot have more bytes than the file: it would be one that repeats itself without end.
-  std::vector<size_t> Elements(size_t table, size_t number, size_t width) {
+  // Number of elements of a vector field, 0 when it is absent.
+  size_t Count(size_t table, size_t number, size_t width) const {
     const size_t at = Field(table, number);
-    if (at == 0) return {};
+    if (at == 0) return 0;
     const size_t start = Follow(at);
     const size_t count = Read<uint32_t>(start);
-    if (count > budget_ / width || count > (size_ - start - 4) / width) throw kCutShort;
-    budget_ -= count * width;
-    std::vector<size_t> elements(count);
-    for (size_t i = 0; i < count; ++i) elements[i] = start + 4 + i * width;
+    if (count > (size_ - start - 4) / width) throw kCutShort;
+    return count;
+  }
+  // Positions of the elements, which have 4 bytes, of a vector field. All of those that are asked
+  // for cannot have more bytes than the file: it would be one that repeats itself without end.
+  std::vector<size_t> Elements(size_t table, size_t number) {
+    std::vector<size_t> elements(Count(table, number, 4));
+    if (elements.empty()) return {};
+    if (elements.size() > budget_ / 4) throw kCutShort;
+    budget_ -= elements.size() * 4;
+    const size_t first = Follow(Field(table, number)) + 4;
+    for (size_t i = 0; i < elements.size(); ++i) elements[i] = first + i * 4;
     return elements;
   }
   std::vector<size_t> Tables(size_t table, size_t number) {
-    std::vector<size_t> tables = Elements(table, number, 4);
+    std::vector<size_t> tables = Elements(table, number);
     for (size_t& at : tables) at = Follow(at);
     return tables;
   }
@@ -98,12 +105,12 @@ void Require(bool holds, const char* why) {
 }
 
 // Whether tensors with this buffer are constants.
-bool CheckBuffer(Flat* file, size_t table) {
-  const auto offset = file->Scalar<uint64_t>(table, buffer::kOffset, 0);
-  const auto size = file->Scalar<uint64_t>(table, buffer::kSize, 0);
-  Require(offset <= file->size() && size <= file->size() - offset,
+bool CheckBuffer(const Flat& file, size_t table) {
+  const auto offset = file.Scalar<uint64_t>(table, buffer::kOffset, 0);
+  const auto size = file.Scalar<uint64_t>(table, buffer::kSize, 0);
+  Require(offset <= file.size() && size <= file.size() - offset,
           "the data of a tensor lies outside of it");
-  return offset > 1 || !file->Elements(table, buffer::kData, 1).empty();
+  return offset > 1 || file.Count(table, buffer::kData, 1) > 0;
 }
 
 class Checker {
@@ -114,7 +121,7 @@ class Checker {
     const size_t root = file_->Follow(0);
     n_codes_ = file_->Tables(root, model::kOperatorCodes).size();
     for (const size_t table : file_->Tables(root, model::kBuffers)) {
-      constant_.push_back(CheckBuffer(file_, table));
+      constant_.push_back(CheckBuffer(*file_, table));
     }
     const std::vector<size_t> subgraphs = file_->Tables(root, model::kSubgraphs);
     Require(!subgraphs.empty(), "it holds no graph");
@@ -163,7 +170,7 @@ class Checker {
   std::vector<int32_t> CheckTensors(size_t table, size_t field, const std::vector<bool>& tensors,
                                     bool optional) {
     std::vector<int32_t> ids;
-    for (const size_t at : file_->Elements(table, field, 4)) {
+    for (const size_t at : file_->Elements(table, field)) {
       ids.push_back(file_->Read<int32_t>(at));
       Require((optional && ids.back() == -1) ||
                   (ids.back() >= 0 && static_cast<size_t>(ids.back()) < tensors.size()),
