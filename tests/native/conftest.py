@@ -62,10 +62,10 @@ class Mixed(nn.Module):
 
 
 def compile_to(path: Path, model: nn.Module) -> Model:
-    from edgectl.lowering.executorch import compile_module
+    from edgectl.lowering.compile import compile_module
 
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    path.write_bytes(compile_module(model.eval(), x).pte)
+    path.write_bytes(compile_module(model.eval(), x).program)
     with torch.no_grad():
         return Model(path, x.numpy(), model(x).numpy())
 
@@ -122,7 +122,7 @@ def runner() -> RunRunner:
 @pytest.fixture(scope="session")
 def litert_runner() -> RunRunner:
     """`litert_runner("--model", path, ...)` on this machine."""
-    program = runner_bundle("host", "tflite").files["litert_runner"]
+    program = runner_bundle("host", "litert").files["litert_runner"]
     return lambda *arguments: run_program([program, *map(str, arguments)])
 
 

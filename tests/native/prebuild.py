@@ -18,7 +18,7 @@ if __name__ == "__main__":
     host_backend(report)
     host_litert_delegate(report)
     runner_bundle("android-arm64", "pte", report)
-    runner_bundle("android-arm64", "tflite", report)
+    runner_bundle("android-arm64", "litert", report)
     build_tests(sanitize=True, progress=report)
     build_tests(arm64_static(), progress=report)
     report("native builds are ready", 1.0)

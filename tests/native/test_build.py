@@ -190,7 +190,7 @@ def test_without_litert_it_is_said_how_to_install_it(monkeypatch: pytest.MonkeyP
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr("importlib.metadata.version", missing)
-    for build in (native.host_litert_delegate, lambda: native.runner_bundle("android-arm64", "tflite")):
+    for build in (native.host_litert_delegate, lambda: native.runner_bundle("android-arm64", "litert")):
         with pytest.raises(UserError, match=r"LiteRT is not installed: run `pip install 'edgectl\[litert\]'`"):
             build()
 
@@ -199,7 +199,7 @@ def test_a_runner_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
     backend, delegate = native.host_backend(), native.host_litert_delegate()
     heard: list[str] = []
     assert native.host_backend(lambda message, fraction: heard.append(message)) == backend
-    for format, library in (("pte", backend), ("tflite", delegate)):
+    for format, library in (("pte", backend), ("litert", delegate)):
         bundle = native.runner_bundle("host", format, progress=lambda message, fraction: heard.append(message))
         (runner,) = bundle.files.values()
         assert runner.parent == library.parent

@@ -3,7 +3,6 @@
 from edgectl.native.cmake import Progress
 from edgectl.native.products import (
     Bundle,
-    ModelFormat,
     RunnerTarget,
     build_tests,
     host_backend,
@@ -14,7 +13,6 @@ from edgectl.native.products import (
 
 __all__ = [
     "Bundle",
-    "ModelFormat",
     "Progress",
     "RunnerTarget",
     "build_tests",

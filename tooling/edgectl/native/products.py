@@ -11,13 +11,13 @@ from edgectl.errors import UserError
 from edgectl.native import executorch_sdk, litert_sdk, toolchain
 from edgectl.native.bundle import collect_with_libraries
 from edgectl.native.cmake import Build, Progress, run
+from edgectl.recipe import Format
 
 RunnerTarget = Literal["host", "android-arm64"]
-ModelFormat = Literal["pte", "tflite"]
 
 BACKEND_LIBRARY = "libedge_executorch_backend.so"
 DELEGATE_LIBRARY = "libedge_litert_delegate.so"
-_RUNNERS: dict[ModelFormat, str] = {"pte": "runner", "tflite": "litert_runner"}
+_RUNNERS: dict[Format, str] = {"pte": "runner", "litert": "litert_runner"}
 _LOADER = "ld-linux-aarch64.so.1"
 _KERNEL_SOURCES = ("runtime_kernels/CMakeLists.txt", "runtime_kernels/include", "runtime_kernels/src")
 _HARNESS_SOURCES = (*_KERNEL_SOURCES, "runtime_kernels/backends", "android_harness")
@@ -60,10 +60,10 @@ def host_litert_delegate(progress: Progress | None = None) -> Path:
         UserError: no compiler, cmake, ninja or LiteRT.
         ToolError: the build failed.
     """
-    return _harness("host", "tflite", progress) / DELEGATE_LIBRARY
+    return _harness("host", "litert", progress) / DELEGATE_LIBRARY
 
 
-def runner_bundle(target: RunnerTarget, format: ModelFormat = "pte", progress: Progress | None = None) -> Bundle:
+def runner_bundle(target: RunnerTarget, format: Format = "pte", progress: Progress | None = None) -> Bundle:
     """The runner of models in a format, for this machine or for arm64.
 
     The host's runner finds the libraries of ExecuTorch or LiteRT where they are installed. The one for arm64 comes with
@@ -145,7 +145,7 @@ def build_tests(
     return {path.name: path for path in sorted(run(build, progress).iterdir())}
 
 
-def _harness(target: RunnerTarget, format: ModelFormat, progress: Progress | None) -> Path:
+def _harness(target: RunnerTarget, format: Format, progress: Progress | None) -> Path:
     """One build holds the runner and, on this machine, the library for the framework's Python package."""
     host = target == "host"
     chain = toolchain.host() if host else toolchain.arm64_linux()
