@@ -66,7 +66,7 @@ def run(forms: Forms, command: list[str], model: str, cwd: Path) -> tuple[np.nda
 
 @pytest.mark.parametrize("model", ["ours.pte", "dense.tflite", "sparse.tflite"])
 def test_the_three_forms_answer_alike_on_this_machine(forms: Forms, model: str) -> None:
-    bundle = runner_bundle("host", "pte" if model.endswith(".pte") else "tflite")
+    bundle = runner_bundle("host", "pte" if model.endswith(".pte") else "litert")
     answer, _ = run(forms, bundle.command, model, bundle.folder)
     np.testing.assert_allclose(answer, forms.y, atol=1e-5)
 
@@ -77,7 +77,9 @@ def phone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     root = tmp_path_factory.mktemp("root")
     (root / "proc").mkdir()
     facts = "processor\t: 0\nFeatures\t: fp asimd atomics fphp asimdhp asimddp\nCPU implementer\t: 0x41\n"
-    (root / "proc/cpuinfo").write_text(facts + "CPU architecture: 8\nCPU variant\t: 0x4\nCPU part\t: 0xd0b\nCPU revision\t: 1\n\n")
+    (root / "proc/cpuinfo").write_text(
+        facts + "CPU architecture: 8\nCPU variant\t: 0x4\nCPU part\t: 0xd0b\nCPU revision\t: 1\n\n"
+    )
     return root, [QEMU, "-cpu", "cortex-a76", "-L", str(root)]
 
 
@@ -88,7 +90,7 @@ def started(bundle: Bundle, phone: list[str]) -> list[str]:
 @pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"{QEMU} is not installed (apt-get install qemu-user)")
 @pytest.mark.parametrize(("model", "sparse"), [("ours.pte", 0), ("dense.tflite", 0), ("sparse.tflite", LAYERS)])
 def test_on_arm64_too_where_litert_runs_the_sparse_form_sparsely(forms: Forms, phone, model: str, sparse: int) -> None:
-    bundle = runner_bundle("android-arm64", "pte" if model.endswith(".pte") else "tflite")
+    bundle = runner_bundle("android-arm64", "pte" if model.endswith(".pte") else "litert")
     answer, profile = run(forms, started(bundle, phone[1]), model, bundle.folder)
     np.testing.assert_allclose(answer, forms.y, atol=1e-5)
     names = [event["name"] for events in profile.get("runs", []) for event in events["events"]]
