@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from edgectl.compress.prune import prune_oneshot
-from edgectl.lowering.executorch import compile_module
+from edgectl.lowering.compile import compile_module
 from edgectl.native import Bundle, runner_bundle
 from edgectl.recipe import Recipe, load_model
 
@@ -45,7 +45,7 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> Forms:
     network = load_model(recipe.model_copy(update={"model": recipe.model.model_copy(update={"args": SMALL})}))
     prune_oneshot(network, recipe.prune)
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    (folder / "ours.pte").write_bytes(compile_module(network, x).pte)
+    (folder / "ours.pte").write_bytes(compile_module(network, x).program)
     for name, sparse in (("dense", False), ("sparse", True)):
         (folder / f"{name}.tflite").write_bytes(writer.write(network, x.shape, sparse))
     np.save(folder / "nchw.npy", x.numpy())
