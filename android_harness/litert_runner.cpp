@@ -26,6 +26,7 @@ namespace harness {
 namespace {
 
 constexpr LiteRtParamIndex kSignature = 0;
+constexpr char kNotLoaded[] = "The model could not be loaded";
 constexpr int kMaxEvents = 2048;  // that LiteRT keeps of a run
 
 constexpr struct {
@@ -105,49 +106,11 @@ class LitertModel final : public Model {
     threads_ = std::max(1, options.threads);
     profiles_ = !options.profile.empty();
     log_.Start();
-    const std::string not_one = options.model + " is not a model that LiteRT can read";
-    if (!file_.Open(options.model)) throw Failure("load", not_one + ".");
-    if (const char* why = RefuseTflite(file_.data(), file_.size())) {
-      throw Failure("load", not_one + ": " + why + ".");
-    }
-    OpenEnvironment();
-    Check(LiteRtCreateModelFromBuffer(environment_, file_.data(), file_.size(), &model_), "load",
-          not_one);
+    OpenFile(options.model);
     SetOptions();
-    const std::string not_loaded = "The model could not be loaded";
     Check(LiteRtCreateCompiledModel(environment_, model_, options_, &compiled_), "load",
-          not_loaded);
-    LiteRtSignature signature = nullptr;
-    LiteRtParamIndex n_inputs = 0, n_outputs = 0;
-    Check(LiteRtGetModelSignature(model_, kSignature, &signature), "load", not_loaded);
-    Check(LiteRtGetNumSignatureInputs(signature, &n_inputs), "load", not_loaded);
-    Check(LiteRtGetNumSignatureOutputs(signature, &n_outputs), "load", not_loaded);
-    // Plans are prepared and memory is allocated here rather than in the first run.
-    std::vector<LiteRtLayout> layouts(n_outputs);
-    Check(LiteRtGetCompiledModelOutputTensorLayouts(compiled_, kSignature, n_outputs,
-                                                    layouts.data(), true),
-          "load", not_loaded);
-    for (LiteRtParamIndex i = 0; i < n_inputs; ++i) {
-      LiteRtTensor tensor = nullptr;
-      LiteRtLayout layout{};
-      LiteRtTensorBufferRequirements needs = nullptr;
-      const std::string what = "Input " + std::to_string(i) + " of the model";
-      Check(LiteRtGetSignatureInputTensorByIndex(signature, i, &tensor), "load", what);
-      Check(LiteRtGetCompiledModelInputTensorLayout(compiled_, kSignature, i, &layout), "load",
-            what);
-      Check(LiteRtGetCompiledModelInputBufferRequirements(compiled_, kSignature, i, &needs), "load",
-            what);
-      inputs_.push_back(MakeBuffer(tensor, layout, needs, what, &input_tensors_));
-    }
-    for (LiteRtParamIndex i = 0; i < n_outputs; ++i) {
-      LiteRtTensor tensor = nullptr;
-      LiteRtTensorBufferRequirements needs = nullptr;
-      const std::string what = "Output " + std::to_string(i) + " of the model";
-      Check(LiteRtGetSignatureOutputTensorByIndex(signature, i, &tensor), "load", what);
-      Check(LiteRtGetCompiledModelOutputBufferRequirements(compiled_, kSignature, i, &needs),
-            "load", what);
-      outputs_.push_back(MakeBuffer(tensor, layouts[i], needs, what, &output_tensors_));
-    }
+          kNotLoaded);
+    Allocate();
     log_.Forget();
   }
 
@@ -218,6 +181,17 @@ class LitertModel final : public Model {
     return said;
   }
 
+  void OpenFile(const std::string& path) {
+    const std::string not_one = path + " is not a model that LiteRT can read";
+    if (!file_.Open(path)) throw Failure("load", not_one + ".");
+    if (const char* why = RefuseTflite(file_.data(), file_.size())) {
+      throw Failure("load", not_one + ": " + why + ".");
+    }
+    OpenEnvironment();
+    Check(LiteRtCreateModelFromBuffer(environment_, file_.data(), file_.size(), &model_), "load",
+          not_one);
+  }
+
   // An environment with two accelerators: XNNPACK, which LiteRT registers, and ours.
   void OpenEnvironment() {
     const std::string what = "LiteRT cannot start";
@@ -260,6 +234,38 @@ class LitertModel final : public Model {
     Check(LiteRtAddOpaqueOptions(options_, opaque), "load", "LiteRT cannot start");
   }
 
+  // Prepares plans and reserves all memory, so that the first run need not.
+  void Allocate() {
+    LiteRtSignature signature = nullptr;
+    LiteRtParamIndex n_inputs = 0, n_outputs = 0;
+    Check(LiteRtGetModelSignature(model_, kSignature, &signature), "load", kNotLoaded);
+    Check(LiteRtGetNumSignatureInputs(signature, &n_inputs), "load", kNotLoaded);
+    Check(LiteRtGetNumSignatureOutputs(signature, &n_outputs), "load", kNotLoaded);
+    std::vector<LiteRtLayout> layouts(n_outputs);
+    Check(LiteRtGetCompiledModelOutputTensorLayouts(compiled_, kSignature, n_outputs,
+                                                    layouts.data(), true),
+          "load", kNotLoaded);
+    LiteRtTensor tensor = nullptr;
+    LiteRtTensorBufferRequirements needs = nullptr;
+    for (LiteRtParamIndex i = 0; i < n_inputs; ++i) {
+      const std::string what = "Input " + std::to_string(i) + " of the model";
+      LiteRtLayout layout{};
+      Check(LiteRtGetSignatureInputTensorByIndex(signature, i, &tensor), "load", kNotLoaded);
+      Check(LiteRtGetCompiledModelInputTensorLayout(compiled_, kSignature, i, &layout), "load",
+            what + " has no shape");
+      Check(LiteRtGetCompiledModelInputBufferRequirements(compiled_, kSignature, i, &needs), "load",
+            what + " has no size");
+      inputs_.push_back(MakeBuffer(tensor, layout, needs, what, &input_tensors_));
+    }
+    for (LiteRtParamIndex i = 0; i < n_outputs; ++i) {
+      const std::string what = "Output " + std::to_string(i) + " of the model";
+      Check(LiteRtGetSignatureOutputTensorByIndex(signature, i, &tensor), "load", kNotLoaded);
+      Check(LiteRtGetCompiledModelOutputBufferRequirements(compiled_, kSignature, i, &needs),
+            "load", what + " has no size");
+      outputs_.push_back(MakeBuffer(tensor, layouts[i], needs, what, &output_tensors_));
+    }
+  }
+
   // The memory of an input or output, all zeros.
   LiteRtTensorBuffer MakeBuffer(LiteRtTensor tensor, const LiteRtLayout& layout,
                                 LiteRtTensorBufferRequirements needs, const std::string& what,
@@ -279,7 +285,7 @@ class LitertModel final : public Model {
       made.nbytes *= static_cast<size_t>(layout.dimensions[i]);
     }
     size_t size = 0;
-    Check(LiteRtGetTensorBufferRequirementsBufferSize(needs, &size), "load", what);
+    Check(LiteRtGetTensorBufferRequirementsBufferSize(needs, &size), "load", what + " has no size");
     if (size < made.nbytes) throw Failure("load", what + " has no fixed shape.");
     LiteRtTensorBuffer buffer = nullptr;
     Check(LiteRtCreateManagedTensorBuffer(environment_, kLiteRtTensorBufferTypeHostMemory, &type,

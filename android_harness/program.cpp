@@ -8,6 +8,7 @@
 #include <exception>
 #include <fstream>
 #include <new>
+#include <stdexcept>
 
 #include "failure.h"
 #include "json.h"
@@ -155,8 +156,11 @@ int Main(int argc, char** argv, const Program& program, Model* model) {
     return Report(failure);
   } catch (const std::bad_alloc&) {
     return Report(Failure(CurrentStep(), "There is not enough memory for this model."));
-  } catch (const std::exception& error) {
+  } catch (const std::runtime_error& error) {
     return Report(Failure(CurrentStep(), error.what()));
+  } catch (const std::exception& error) {  // not one of ours
+    return Report(Failure(CurrentStep(), std::string(program.framework) +
+                                             " gave up on this model: " + error.what() + "."));
   }
 }
 

@@ -1,6 +1,7 @@
 #include "tflite_file.h"
 
 #include <cstring>
+#include <set>
 #include <vector>
 
 namespace harness {
@@ -85,7 +86,7 @@ namespace tensor {
 enum { kBuffer = 2 };
 }
 namespace op {
-enum { kOpcode, kInputs, kOutputs, kMutatingVariableInputs = 7, kIntermediates };
+enum { kOpcode, kInputs, kOutputs, kIntermediates = 8 };
 }
 namespace buffer {
 enum { kData, kOffset, kSize };
@@ -125,46 +126,40 @@ class Checker {
     }
     const std::vector<size_t> subgraphs = file_->Tables(root, model::kSubgraphs);
     Require(!subgraphs.empty(), "it holds no graph");
-    std::vector<size_t> n_tensors;
-    for (const size_t table : subgraphs) n_tensors.push_back(CheckSubgraph(table));
+    for (const size_t table : subgraphs) graphs_.push_back(CheckSubgraph(table));
     for (const size_t table : file_->Tables(root, model::kMetadata)) {
       Require(file_->Field(table, metadata::kName) != 0 &&
                   file_->Scalar<uint32_t>(table, metadata::kBuffer, 0) < constant_.size(),
               "its metadata is damaged");
     }
-    for (const size_t table : file_->Tables(root, model::kSignatures)) {
-      const auto graph = file_->Scalar<uint32_t>(table, signature::kSubgraph, 0);
-      Require(graph < n_tensors.size(), "a signature names a graph that is not there");
-      for (const int vector : {signature::kInputs, signature::kOutputs}) {
-        for (const size_t map : file_->Tables(table, vector)) {
-          Require(file_->Scalar<uint32_t>(map, tensor_map::kTensor, 0) < n_tensors[graph],
-                  "a signature names a tensor that is not there");
-        }
-      }
-    }
+    for (const size_t table : file_->Tables(root, model::kSignatures)) CheckSignature(table);
   }
 
  private:
-  // Returns how many tensors it has.
-  size_t CheckSubgraph(size_t table) {
+  struct Graph {
+    std::vector<int32_t> inputs;
+    std::vector<int32_t> outputs;
+  };
+
+  Graph CheckSubgraph(size_t table) {
     std::vector<bool> constant;
     for (const size_t tensor : file_->Tables(table, subgraph::kTensors)) {
       const auto buffer = file_->Scalar<uint32_t>(tensor, tensor::kBuffer, 0);
       Require(buffer < constant_.size(), "a tensor names a buffer that is not there");
       constant.push_back(constant_[buffer]);
     }
-    CheckTensors(table, subgraph::kInputs, constant, /*optional=*/false);
-    CheckTensors(table, subgraph::kOutputs, constant, /*optional=*/false);
     for (const size_t op : file_->Tables(table, subgraph::kOperators)) {
       Require(file_->Scalar<uint32_t>(op, op::kOpcode, 0) < n_codes_,
               "an operator names a code that is not there");
-      CheckTensors(op, op::kInputs, constant, /*optional=*/true);
-      CheckTensors(op, op::kIntermediates, constant, /*optional=*/false);
-      for (const int32_t id : CheckTensors(op, op::kOutputs, constant, /*optional=*/false)) {
-        Require(!constant[id], "an operator writes over a constant");
+      const std::vector<int32_t> inputs = CheckTensors(op, op::kInputs, constant, true);
+      Require(inputs.empty() || inputs[0] != kLeftOut, "an operator lacks its first input");
+      CheckTensors(op, op::kIntermediates, constant, false);
+      for (const int32_t id : CheckTensors(op, op::kOutputs, constant, false)) {
+        Require(!constant[static_cast<size_t>(id)], "an operator writes over a constant");
       }
     }
-    return constant.size();
+    return {CheckTensors(table, subgraph::kInputs, constant, false),
+            CheckTensors(table, subgraph::kOutputs, constant, false)};
   }
 
   std::vector<int32_t> CheckTensors(size_t table, size_t field, const std::vector<bool>& tensors,
@@ -172,16 +167,39 @@ class Checker {
     std::vector<int32_t> ids;
     for (const size_t at : file_->Elements(table, field)) {
       ids.push_back(file_->Read<int32_t>(at));
-      Require((optional && ids.back() == -1) ||
+      Require((optional && ids.back() == kLeftOut) ||
                   (ids.back() >= 0 && static_cast<size_t>(ids.back()) < tensors.size()),
               "an operator or graph names a tensor that is not there");
     }
     return ids;
   }
 
+  // A signature gives the inputs and outputs of a graph their names.
+  void CheckSignature(size_t table) {
+    const auto graph = file_->Scalar<uint32_t>(table, signature::kSubgraph, 0);
+    Require(graph < graphs_.size(), "a signature names a graph that is not there");
+    Require(file_->Field(table, signature::kKey) != 0, "a signature has no name");
+    CheckNames(table, signature::kInputs, graphs_[graph].inputs);
+    CheckNames(table, signature::kOutputs, graphs_[graph].outputs);
+  }
+
+  void CheckNames(size_t table, size_t field, const std::vector<int32_t>& tensors) {
+    std::set<int64_t> named;
+    for (const size_t map : file_->Tables(table, field)) {
+      if (file_->Field(map, tensor_map::kName) != 0) {
+        named.insert(file_->Scalar<uint32_t>(map, tensor_map::kTensor, 0));
+      }
+    }
+    const std::set<int64_t> wanted(tensors.begin(), tensors.end());
+    Require(named == wanted, "a signature names other tensors than its graph takes and gives");
+  }
+
+  static constexpr int32_t kLeftOut = -1;  // instead of an optional input
+
   Flat* file_;
   size_t n_codes_ = 0;
   std::vector<bool> constant_;  // of every buffer
+  std::vector<Graph> graphs_;
 };
 
 }  // namespace

@@ -197,6 +197,7 @@ def metadata(writer: TfliteWriter) -> None:
     [
         (lambda w: setattr(w.graph.operators[0], "inputs", [0, 99]), "tensor that is not there"),
         (lambda w: setattr(w.graph.operators[0], "inputs", [0, -2]), "tensor that is not there"),
+        (lambda w: setattr(w.graph.operators[0], "inputs", [-1, 2]), "lacks its first input"),
         (lambda w: setattr(w.graph.operators[0], "outputs", [-1]), "tensor that is not there"),
         (lambda w: setattr(w.graph.operators[0], "outputs", [2]), "writes over a constant"),
         (lambda w: setattr(w.graph.operators[0], "opcodeIndex", 9), "code that is not there"),
@@ -204,7 +205,8 @@ def metadata(writer: TfliteWriter) -> None:
         (lambda w: setattr(w.model, "subgraphs", []), "no graph"),
         (outside, "lies outside"),
         (signature(3, 0), "graph that is not there"),
-        (signature(0, 77), "tensor that is not there"),
+        (signature(0, 77), "names other tensors"),
+        (signature(0, 1), "names other tensors"),
         (metadata, "metadata"),
     ],
 )
