@@ -46,7 +46,7 @@ class Phone(NamedTuple):
     ending: str
 
 
-@pytest.fixture(scope="module", params=["pte", "tflite"])
+@pytest.fixture(scope="module", params=["pte", "litert"])
 def phone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Phone:
     bundle = runner_bundle("android-arm64", request.param)
     folder = tmp_path_factory.mktemp("phone")
@@ -97,7 +97,7 @@ def test_the_same_command_refuses_garbage(phone: Phone) -> None:
 
 
 def test_a_tflite_runs_and_is_profiled_on_the_emulated_phone(emulator: Device, mixed_tflite: Model, tmp_path: Path) -> None:
-    bundle = runner_bundle("android-arm64", "tflite")
+    bundle = runner_bundle("android-arm64", "litert")
     emulator.push(bundle.files, "litert")
     np.save(tmp_path / "x.npy", mixed_tflite.x)
     emulator.push({"model.tflite": mixed_tflite.path, "x.npy": tmp_path / "x.npy"}, "litert")
