@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from torch import nn
@@ -19,24 +18,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edgectl.compress.prune import prune_oneshot
 from edgectl.errors import UserError
+from edgectl.lowering.litert import packed
 from edgectl.recipe import Recipe, load_model
 
-ALIGNMENT = 64
 TYPES = {np.dtype(np.float32): schema.TensorType.FLOAT32, np.dtype(np.int32): schema.TensorType.INT32}
-
-
-class AlignedBuilder(flatbuffers.Builder):
-    """Puts the bytes of weights where vector instructions like them."""
-
-    def CreateNumpyVector(self, x: np.ndarray) -> int:
-        """As the base class, but bytes begin at a multiple of `ALIGNMENT`."""
-        if x.dtype != np.uint8:
-            return super().CreateNumpyVector(x)
-        self.StartVector(1, x.size, ALIGNMENT)
-        self.head -= x.size
-        self.Bytes[self.head : self.head + x.size] = x.tobytes()
-        self.vectorNumElems = x.size
-        return self.EndVector()
 
 
 class Graph:
@@ -87,9 +72,7 @@ class Graph:
     def finish(self, source: int, result: int) -> bytes:
         """The file: a model from tensor `source` to tensor `result`."""
         self.subgraph.inputs, self.subgraph.outputs = [source], [result]
-        builder = AlignedBuilder(1 << 20)
-        builder.Finish(self.model.Pack(builder), file_identifier=b"TFL3")
-        return bytes(builder.Output())
+        return packed(self.model)
 
 
 def compressed(weight: np.ndarray) -> tuple[np.ndarray, Any]:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+
+from edgectl.lowering.litert import packed
 
 PLAN_MAGIC = b"EDGEPLAN"
 _TYPES = {
@@ -19,23 +20,6 @@ _TYPES = {
     "int8": schema.TensorType.INT8,
     "bool": schema.TensorType.BOOL,
 }
-
-
-class _Builder(flatbuffers.Builder):
-    """Puts the bytes of every constant at a multiple of 64 (or next to one)."""
-
-    def __init__(self, alignment: int) -> None:
-        super().__init__(1 << 16)
-        self.alignment = alignment
-
-    def CreateNumpyVector(self, x: np.ndarray) -> int:
-        if x.dtype != np.uint8:
-            return int(super().CreateNumpyVector(x))
-        self.StartVector(1, x.size, self.alignment)
-        self.head -= x.size
-        self.Bytes[self.head : self.head + x.size] = x.tobytes()
-        self.vectorNumElems = x.size
-        return int(self.EndVector())
 
 
 class TfliteWriter:
@@ -87,9 +71,7 @@ class TfliteWriter:
     def write(self, path: Path, inputs: Sequence[int], outputs: Sequence[int], alignment: int = 64) -> Path:
         """Writes the file; `alignment` is that of the constants in it."""
         self.graph.inputs, self.graph.outputs = list(inputs), list(outputs)
-        builder = _Builder(alignment)
-        builder.Finish(self.model.Pack(builder), file_identifier=b"TFL3")
-        path.write_bytes(bytes(builder.Output()))
+        path.write_bytes(packed(self.model, alignment))
         return path
 
 

@@ -199,9 +199,7 @@ def _with_plans(content: bytes, subgraphs: list[Subgraph]) -> bytes:
     entry.buffer = _add_buffer(model, json.dumps({"edgectl": edgectl.__version__, "subgraphs": facts}).encode())
     model.metadata = [*(model.metadata or []), entry]
     model.description = f"edgectl {edgectl.__version__}"
-    builder = _Builder(len(content) + 2 * sum(len(subgraph.plan) for subgraph in subgraphs))
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+    return packed(model)
 
 
 def _add_buffer(model: Any, content: bytes) -> int:
@@ -211,13 +209,21 @@ def _add_buffer(model: Any, content: bytes) -> int:
     return len(model.buffers) - 1
 
 
+def packed(model: Any, alignment: int = _ALIGNMENT) -> bytes:
+    """A `ModelT` of the schema as a file in which every vector of bytes (plans, weights) is at a multiple of `alignment`."""
+    builder = _Builder(1 << 20)
+    builder.alignment = alignment
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
 class _Builder(flatbuffers.Builder):
-    """Puts every vector of bytes at a multiple of 64 in the file, so that plans and weights can be used where they are."""
+    alignment: int
 
     def CreateNumpyVector(self, x: np.ndarray) -> Any:
         if x.dtype != np.uint8:
             return super().CreateNumpyVector(x)
-        self.StartVector(1, x.size, _ALIGNMENT)
+        self.StartVector(1, x.size, self.alignment)
         self.head -= x.size
         self.Bytes[self.head : self.head + x.size] = x.tobytes()
         self.vectorNumElems = x.size
