@@ -406,7 +406,7 @@ def _array(item: Any) -> Array:
     from onnx import TensorProto, numpy_helper  # noqa: PLC0415
 
     if item.data_location == TensorProto.EXTERNAL or item.external_data:
-        raise Unsupported(f"keeps its weights {item.name} in another file: save it as one file")
+        raise Unsupported(f"keeps its weights {item.name} in another file: save it as one (torch.onnx.export: external_data=False)")
     array = numpy_helper.to_array(item)
     return np.asarray(array)
 
