@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from edgectl.assure.verify.builder import Builder, Pair, Unsupported, Value
+from edgectl.assure.verify.files import read_limited
 from edgectl.assure.verify.graph import Graph
 from edgectl.errors import UserError, first_line
 
@@ -36,14 +37,10 @@ def read_onnx(path: Path) -> tuple[Graph, tuple[int, ...], bytes]:
         raise UserError("ONNX files are read by the package onnx: pip install 'edgectl[verify]'.") from error
     from google.protobuf.message import DecodeError  # noqa: PLC0415
 
+    data = read_limited(path, "ONNX file", _MOST_BYTES)
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise UserError(f"{path} is larger than {_MOST_BYTES >> 20} MiB: it is refused.")
-        data = path.read_bytes()
         model = onnx.load_model_from_string(data)
-    except FileNotFoundError as error:
-        raise UserError(f"There is no ONNX file at {path}.") from error
-    except (OSError, DecodeError, ValueError, RuntimeError) as error:
+    except (DecodeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a readable ONNX file: {first_line(error)}.") from error
     if not model.graph.node:
         raise UserError(f"{path} is not a readable ONNX file: it has no operations.")

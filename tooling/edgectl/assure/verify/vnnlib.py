@@ -6,11 +6,9 @@ them is executed, and their size, depth and number of cases are limited.
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import math
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import TypeAlias
 
 import torch
 
+from edgectl.assure.verify.files import read_limited
 from edgectl.assure.verify.properties import Clause, Property, check_sizes
 from edgectl.errors import UserError
 
@@ -96,14 +95,8 @@ def read_vnnlib(path: Path, inputs: int, outputs: int) -> list[Property]:
 
 def _read(path: Path) -> str:
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            raise UserError(f"{path} is larger than {_MOST_BYTES >> 20} MiB: it is refused.")
-        return data.decode("utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"There is no property file at {path}.") from error
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        return read_limited(path, "property file", _MOST_BYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
 
 
