@@ -1,0 +1,362 @@
+"""Bounds on a network over a box: interval arithmetic, CROWN, alpha-CROWN and beta-CROWN, all as one backward pass.
+
+A batch holds N problems as columns.  Each minimises a linear function of one layer's pre-activations (and of the output, where
+rows of a property take part) over the box, the ReLU relaxations and the problem's splits.  With `A` `[size, N]` the
+coefficients on a layer's ReLU outputs, its relaxation replaces `relu(z)` by `D z + p`, neuron by neuron,
+
+    A >= 0:  D = alpha,          p = 0             (alpha in [0, 1]; 1 where split active, 0 where split inactive)
+    A <  0:  D = u / (u - l),    p = -D l          (the chord; D = 1 or 0 and p = 0 where split)
+
+and a split adds `beta * S`, S = -1 for `z >= 0` and +1 for `z <= 0`, beta >= 0, to the coefficients on `z`: the Lagrangian of
+the triangle relaxation with split constraints (beta-CROWN, arXiv 2103.06624, theorem 3.1).  Any alpha and beta are sound.
+Rows of a property that the counterexample must satisfy, `row . y <= threshold`, enter every bound in the same way with
+multipliers gamma >= 0 (INVPROP, arXiv 2302.01404): what is bounded is then only what a counterexample could reach.
+
+No autograd: the bound is linear in each multiplier with the minimiser `x* = x0 - r sign(A_x)` held, so its gradient needs one
+forward pass of `x*` through the same `D` and `p`: d/d alpha = max(A, 0) z*, d/d beta = S z*, d/d gamma = row . y* - threshold.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edgectl.assure.verify.network import Network
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """Inputs between `lower` and `upper`, `[inputs, 1]` or `[inputs, N]`."""
+
+    lower: Tensor
+    upper: Tensor
+
+    @property
+    def centre(self) -> Tensor:
+        """Midpoint."""
+        return (self.lower + self.upper) / 2
+
+    @property
+    def radius(self) -> Tensor:
+        """Half the width."""
+        return (self.upper - self.lower) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Neurons whose sign each problem fixes: up to D a column, as rows of the stacked unstable neurons.
+
+    `row` int64 `[D, N]` (the number of unstable neurons where a place is empty), `sign` `[D, N]`: S above, 0 where empty.
+    """
+
+    row: Tensor
+    sign: Tensor
+
+    def columns(self, keep: Tensor) -> Splits:
+        """The splits of some problems."""
+        return Splits(self.row[:, keep], self.sign[:, keep])
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Linear functions of the output: `matrix` `[m, outputs]` and `threshold` `[m, 1]`; bounded is `row . y - threshold`."""
+
+    matrix: Tensor
+    threshold: Tensor
+
+
+def interval(network: Network, box: Box, upto: int | None = None) -> list[tuple[Tensor, Tensor]]:
+    """Interval bound propagation (arXiv 1810.12715): `[size, N]` bounds of every pre-activation before layer `upto`."""
+    results = [(box.centre, box.radius)]
+    bounds = []
+    for layer in network.layers[:upto]:
+        centre, radius = layer.bias, torch.zeros_like(layer.bias)
+        for source, matrix in layer.maps:
+            centre = centre + matrix.forward @ results[source][0]
+            radius = radius + absolute(matrix.forward) @ results[source][1]
+        lower, upper = centre - radius, centre + radius
+        bounds.append((lower, upper))
+        lower, upper = lower.clone(), upper.clone()
+        lower[: layer.unstable].clamp_(min=0)
+        upper[: layer.unstable].clamp_(min=0)
+        results.append(((lower + upper) / 2, (upper - lower) / 2))
+    return bounds
+
+
+def absolute(matrix: Tensor) -> Tensor:
+    """Elementwise absolute value of a dense or CSR matrix."""
+    if matrix.layout is torch.strided:
+        return matrix.abs()
+    return torch.sparse_csr_tensor(matrix.crow_indices(), matrix.col_indices(), matrix.values().abs(), matrix.shape)
+
+
+class Relaxation:
+    """N problems over one network, their relaxation and the buffers that a bounding pass writes.
+
+    Args:
+        network: layers below `top` have their bounds in `lower` and `upper`.
+        box: the inputs.
+        lower, upper: `[U, 1 or N]` bounds of the unstable neurons of all layers before `top`, stacked.
+        top: the layer at which the highest coefficients enter.
+        columns: N.
+        splits: what each problem fixes, or None.
+    """
+
+    def __init__(
+        self, network: Network, box: Box, lower: Tensor, upper: Tensor, top: int, columns: int, splits: Splits | None = None
+    ) -> None:
+        self.network, self.top, self.splits, self.columns = network, top, splits, columns
+        self.centre, self.radius = box.centre, box.radius
+        self.offsets = [0]
+        for layer in network.layers[:top]:
+            self.offsets.append(self.offsets[-1] + layer.unstable)
+        self.unstable = self.offsets[-1]
+        slope = upper / (upper - lower)
+        shape = (self.unstable + 1, columns)  # the last row is where empty places of splits write
+        self.slope, self.intercept = lower.new_zeros(shape), lower.new_zeros(shape)
+        self.slope[:-1], self.intercept[:-1] = slope, -slope * lower
+        if splits is not None:
+            self.fixed = (splits.sign < 0).to(lower.dtype)
+            self.slope.scatter_(0, splits.row, self.fixed)
+            self.intercept.scatter_(0, splits.row, 0)
+            self.extra = lower.new_zeros(shape)
+        self.a, self.d, self.p, self.z = (lower.new_zeros(shape) for _ in range(4))
+
+    def keep(self, columns: Tensor) -> Relaxation:
+        """The relaxation of some of the problems, without what the last pass wrote."""
+        part = copy(self)
+        part.slope, part.intercept = self.slope[:, columns], self.intercept[:, columns]
+        part.columns = part.slope.shape[1]
+        if self.centre.shape[1] > 1:
+            part.centre, part.radius = self.centre[:, columns], self.radius[:, columns]
+        if self.splits is not None:
+            part.splits = self.splits.columns(columns)
+            part.fixed, part.extra = self.fixed[:, columns], torch.zeros_like(part.slope)
+        part.a, part.d, part.p, part.z = (torch.zeros_like(part.slope) for _ in range(4))
+        return part
+
+    def start(self) -> Tensor:
+        """CROWN's slopes: 1 where the chord is steeper than a half (the smaller triangle), else 0."""
+        return (self.slope > 0.5).to(self.slope.dtype)
+
+    def backward(self, inject: dict[int, Tensor], picked: _Picked | None, alpha: Tensor, beta: Tensor | None) -> Tensor:
+        """Lower bounds `[N]`.
+
+        `inject` adds coefficients `[size, N]` on pre-activations by layer, `picked` single neurons; keeps `a`, `d`, `p`, `ax`.
+        """
+        if self.splits is not None:
+            alpha.scatter_(0, self.splits.row, self.fixed)
+            if beta is not None:
+                self.extra.scatter_(0, self.splits.row, beta * self.splits.sign)
+        at: list[Tensor | None] = [None] * (self.top + 2)
+        constant = self.centre.new_zeros(1, self.columns)
+        for k in range(self.top, -1, -1):
+            layer, g = self.network.layers[k], at[k + 1]
+            if g is not None:
+                here = slice(self.offsets[k], self.offsets[k + 1])
+                a, d, p, u = self.a[here], self.d[here], self.p[here], layer.unstable
+                a.copy_(g[:u])
+                negative = a < 0
+                torch.where(negative, self.slope[here], alpha[here], out=d)
+                torch.mul(self.intercept[here], negative, out=p)
+                constant += torch.linalg.vecdot(a, p, dim=0)
+                g[:u].mul_(d)
+                if beta is not None:
+                    g[:u].add_(self.extra[here])
+            if k in inject:
+                g = inject[k] if g is None else g.add_(inject[k])
+            if g is not None:
+                constant += layer.bias.t() @ g
+                for source, matrix in layer.maps:
+                    below = matrix.adjoint @ g
+                    at[source] = below if at[source] is None else at[source].add_(below)  # type: ignore[union-attr]
+            if picked is not None and picked.layer == k:
+                constant += picked.bias
+                for source, columns in picked.columns:
+                    at[source] = columns.clone() if at[source] is None else at[source].add_(columns)  # type: ignore[union-attr]
+        self.ax = at[0] if at[0] is not None else self.centre.new_zeros(len(self.centre), self.columns)
+        constant += (self.ax * self.centre).sum(0) - (self.ax.abs() * self.radius).sum(0)
+        return constant[0]
+
+    def minimiser(self, upto: int) -> list[Tensor]:
+        """The minimiser through the relaxation: the input, then every layer's result `[size, N]` before `upto`; `z` is kept."""
+        results = [self.centre - self.radius * self.ax.sign()]
+        for k in range(upto):
+            layer = self.network.layers[k]
+            here, u = slice(self.offsets[k], self.offsets[k + 1]), layer.unstable
+            h = self.network.affine(layer, results)
+            self.z[here].copy_(h[:u])
+            h[:u].mul_(self.d[here]).add_(self.p[here])
+            results.append(h)
+        return results
+
+
+@dataclass(frozen=True, eq=False)
+class _Picked:
+    """The first step back from single neurons of one layer: `columns` `[source, N]` by source, and their bias `[N]`."""
+
+    layer: int
+    columns: list[tuple[int, Tensor]]
+    bias: Tensor
+
+    def keep(self, problems: Tensor) -> _Picked:
+        """Some of the problems."""
+        return _Picked(self.layer, [(s, c[:, problems]) for s, c in self.columns], self.bias[problems])
+
+
+def pick(network: Network, layer: int, neuron: Tensor, sign: Tensor) -> _Picked:
+    """Problems `min sign * z[neuron]` over neurons `[N]` of `layer`; sign `[N]` is +1 or -1."""
+    of = network.layers[layer]
+    return _Picked(layer, [(s, m.rows(neuron) * sign) for s, m in of.maps], of.bias[neuron, 0] * sign)
+
+
+@dataclass(eq=False)
+class Multipliers:
+    """What is optimised, a column a problem: alpha `[U + 1, N]`, with splits beta `[D, N]`, with rows gamma `[m, N]`."""
+
+    alpha: Tensor
+    beta: Tensor | None = None
+    gamma: Tensor | None = None
+
+    def columns(self, keep: Tensor) -> Multipliers:
+        """The multipliers of some problems."""
+        beta, gamma = (None if t is None else t[:, keep] for t in (self.beta, self.gamma))
+        return Multipliers(self.alpha[:, keep], beta, gamma)
+
+    def store(self, part: Multipliers, columns: Tensor) -> None:
+        """Overwrite some problems' multipliers."""
+        self.alpha[:, columns] = part.alpha
+        if self.beta is not None and part.beta is not None:
+            self.beta[:, columns] = part.beta
+        if self.gamma is not None and part.gamma is not None:
+            self.gamma[:, columns] = part.gamma
+
+
+class Adam:
+    """Gradient ascent with Adam's step (arXiv 1412.6980), its rate 0.98 of the last at every step."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate, self.steps = rate, 0
+        self.mean, self.square = torch.empty(0), torch.empty(0)
+
+    def step(self, value: Tensor, gradient: Tensor) -> None:
+        """Move `value` up `gradient`, in place; the caller projects."""
+        if self.steps == 0:
+            self.mean, self.square = torch.zeros_like(value), torch.zeros_like(value)
+        self.steps += 1
+        self.mean.lerp_(gradient, 1 - 0.9)
+        self.square.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
+        root = self.square.sqrt().mul_((1 - 0.999**self.steps) ** -0.5).add_(1e-8)
+        value.addcdiv_(self.mean, root, value=self.rate * 0.98**self.steps / (1 - 0.9**self.steps))
+
+    def keep(self, columns: Tensor) -> None:
+        """Forget the other columns."""
+        if self.steps:
+            self.mean, self.square = self.mean[:, columns], self.square[:, columns]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Steps of the optimiser and how far each moves a multiplier at first (0.98 of it every step on)."""
+
+    steps: int = 20
+    alpha: float = 0.1
+    beta: float = 0.1
+    gamma: float = 0.1
+
+
+class Problem:
+    """The objectives of a relaxation's N problems and the ascent on their multipliers.
+
+    Either `picked` neurons of a layer (alpha-CROWN for intermediate bounds), or the property's rows (`picked` None), each
+    problem a convex combination of the rows that `allowed` `[m, N]` gives it.  With both, the rows narrow the neurons' reach.
+    """
+
+    def __init__(
+        self, relaxation: Relaxation, rows: Rows | None, allowed: Tensor | None = None, picked: _Picked | None = None
+    ) -> None:
+        self.relaxation, self.rows, self.allowed, self.picked = relaxation, rows, allowed, picked
+        self.mixed = rows is not None and (picked is not None or bool((allowed.sum(0) > 1).any()))  # type: ignore[union-attr]
+
+    def first(self) -> Multipliers:
+        """CROWN's slopes, no split multipliers, equal weights of the rows (none where they only constrain)."""
+        gamma = None
+        if self.allowed is not None:
+            gamma = torch.zeros_like(self.allowed) if self.picked is not None else self.allowed / self.allowed.sum(0)
+        splits = self.relaxation.splits
+        return Multipliers(self.relaxation.start(), None if splits is None else torch.zeros_like(splits.sign), gamma)
+
+    def bound(self, at: Multipliers) -> Tensor:
+        """Lower bounds `[N]`."""
+        inject: dict[int, Tensor] = {}
+        constant: Tensor | float = 0.0
+        if self.rows is not None and at.gamma is not None:
+            inject[len(self.relaxation.network.layers) - 1] = self.rows.matrix.t() @ at.gamma
+            constant = (at.gamma * self.rows.threshold).sum(0)
+        return self.relaxation.backward(inject, self.picked, at.alpha, at.beta) - constant
+
+    def columns(self, keep: Tensor) -> Problem:
+        """Some of the problems."""
+        allowed = None if self.allowed is None else self.allowed[:, keep]
+        picked = None if self.picked is None else self.picked.keep(keep)
+        return Problem(self.relaxation.keep(keep), self.rows, allowed, picked)
+
+    def gradient(self, at: Multipliers) -> Multipliers:
+        """Derivatives of the bounds at the multipliers of the last `bound`."""
+        of = self.relaxation
+        results = of.minimiser(of.top)
+        alpha = of.a.clamp(min=0).mul_(of.z)
+        beta = None if at.beta is None or of.splits is None else of.z.gather(0, of.splits.row) * of.splits.sign
+        gamma = None
+        if self.mixed and self.rows is not None:
+            gamma = self.rows.matrix @ of.network.affine(of.network.layers[-1], results) - self.rows.threshold
+        return Multipliers(alpha, beta, gamma)
+
+    def project(self, at: Multipliers) -> None:
+        """Put multipliers back where every bound is sound."""
+        at.alpha.clamp_(0, 1)
+        if at.beta is not None:
+            at.beta.clamp_(min=0)
+        if self.mixed and at.gamma is not None and self.allowed is not None:
+            at.gamma.clamp_(min=0).mul_(self.allowed)
+            if self.picked is None:
+                total = at.gamma.sum(0)
+                at.gamma.copy_(torch.where(total > 0, at.gamma / total, self.allowed / self.allowed.sum(0)))
+
+    def ascend(self, at: Multipliers, rates: Rates, target: float = float("inf")) -> Tensor:
+        """Best lower bounds `[N]` over `rates.steps` steps of Adam from `at`; `at` ends where the steps did.
+
+        A problem whose bound exceeds `target` takes no further part: `at` holds the multipliers that gave that bound.
+        """
+        problem, moving = self, at.columns(torch.arange(self.relaxation.columns, device=at.alpha.device))
+        live = torch.arange(self.relaxation.columns, device=at.alpha.device)
+        best = problem.bound(moving)
+        done = best > target
+        at.store(moving.columns(done), live[done])
+        ascent = [Adam(rate) for rate in (rates.alpha, rates.beta, rates.gamma)]
+        for _ in range(rates.steps):
+            if done.all():
+                return best
+            if int(done.sum()) * 4 > len(done):
+                left = ~done
+                problem, moving, live, done = problem.columns(left), moving.columns(left), live[left], done[left]
+                for each in ascent:
+                    each.keep(left)
+                problem.bound(moving)
+            slopes = problem.gradient(moving)
+            ascent[0].step(moving.alpha, slopes.alpha)
+            if moving.beta is not None and slopes.beta is not None:
+                ascent[1].step(moving.beta, slopes.beta)
+            if moving.gamma is not None and slopes.gamma is not None:
+                ascent[2].step(moving.gamma, slopes.gamma)
+            problem.project(moving)
+            bound = problem.bound(moving)
+            best[live] = torch.where(done, best[live], torch.maximum(best[live], bound))
+            fresh = (bound > target) & ~done
+            at.store(moving.columns(fresh), live[fresh])
+            done |= fresh
+        at.store(moving.columns(~done), live[~done])
+        return best
