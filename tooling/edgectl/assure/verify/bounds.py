@@ -34,6 +34,10 @@ class Box:
     lower: Tensor
     upper: Tensor
 
+    def to(self, dtype: torch.dtype) -> Box:
+        """The same box in another floating type."""
+        return Box(self.lower.to(dtype), self.upper.to(dtype))
+
     @property
     def centre(self) -> Tensor:
         """Midpoint."""
@@ -59,6 +63,14 @@ class Splits:
         """The splits of some problems."""
         return Splits(self.row[:, keep], self.sign[:, keep])
 
+    def add(self, row: Tensor, sign: Tensor) -> Splits:
+        """One split more for every problem: rows `[N]` and signs `[N]`."""
+        return Splits(torch.cat((self.row, row[None])), torch.cat((self.sign, sign[None])))
+
+    def to(self, dtype: torch.dtype) -> Splits:
+        """The signs in another floating type."""
+        return Splits(self.row, self.sign.to(dtype))
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -66,6 +78,10 @@ class Rows:
 
     matrix: Tensor
     threshold: Tensor
+
+    def to(self, dtype: torch.dtype) -> Rows:
+        """The same rows in another floating type."""
+        return Rows(self.matrix.to(dtype), self.threshold.to(dtype))
 
 
 def interval(network: Network, box: Box, upto: int | None = None) -> list[tuple[Tensor, Tensor]]:
@@ -108,7 +124,8 @@ class Relaxation:
     def __init__(
         self, network: Network, box: Box, lower: Tensor, upper: Tensor, top: int, columns: int, splits: Splits | None = None
     ) -> None:
-        self.network, self.top, self.splits, self.columns = network, top, splits, columns
+        self.network, self.top, self.columns = network, top, columns
+        self.splits: Splits | None = None
         self.centre, self.radius = box.centre, box.radius
         self.offsets = [0]
         for layer in network.layers[:top]:
@@ -119,10 +136,7 @@ class Relaxation:
         self.slope, self.intercept = lower.new_zeros(shape), lower.new_zeros(shape)
         self.slope[:-1], self.intercept[:-1] = slope, -slope * lower
         if splits is not None:
-            self.fixed = (splits.sign < 0).to(lower.dtype)
-            self.slope.scatter_(0, splits.row, self.fixed)
-            self.intercept.scatter_(0, splits.row, 0)
-            self.extra = lower.new_zeros(shape)
+            self.impose(splits)
         self.a, self.d, self.p, self.z = (lower.new_zeros(shape) for _ in range(4))
 
     def keep(self, columns: Tensor) -> Relaxation:
@@ -137,6 +151,20 @@ class Relaxation:
             part.fixed, part.extra = self.fixed[:, columns], torch.zeros_like(part.slope)
         part.a, part.d, part.p, part.z = (torch.zeros_like(part.slope) for _ in range(4))
         return part
+
+    def split(self, row: Tensor, sign: Tensor) -> Relaxation:
+        """The relaxation with one neuron more fixed in every problem."""
+        part = self.keep(torch.arange(self.columns, device=row.device))
+        none = Splits(row.new_zeros(0, self.columns), sign.new_zeros(0, self.columns))
+        part.impose((self.splits or none).add(row, sign))
+        return part
+
+    def impose(self, splits: Splits) -> None:
+        """Take `splits` for the problems' own: no relaxation is left of the neurons they fix."""
+        self.splits, self.fixed = splits, (splits.sign < 0).to(self.slope.dtype)
+        self.slope.scatter_(0, splits.row, self.fixed)
+        self.intercept.scatter_(0, splits.row, 0)
+        self.extra = torch.zeros_like(self.slope)
 
     def start(self) -> Tensor:
         """CROWN's slopes: 1 where the chord is steeper than a half (the smaller triangle), else 0."""
@@ -226,6 +254,11 @@ class Multipliers:
         beta, gamma = (None if t is None else t[:, keep] for t in (self.beta, self.gamma))
         return Multipliers(self.alpha[:, keep], beta, gamma)
 
+    def to(self, dtype: torch.dtype) -> Multipliers:
+        """A copy in another floating type."""
+        beta, gamma = (None if t is None else t.to(dtype) for t in (self.beta, self.gamma))
+        return Multipliers(self.alpha.to(dtype), beta, gamma)
+
     def store(self, part: Multipliers, columns: Tensor) -> None:
         """Overwrite some problems' multipliers."""
         self.alpha[:, columns] = part.alpha
@@ -303,6 +336,12 @@ class Problem:
         allowed = None if self.allowed is None else self.allowed[:, keep]
         picked = None if self.picked is None else self.picked.keep(keep)
         return Problem(self.relaxation.keep(keep), self.rows, allowed, picked)
+
+    def split(self, at: Multipliers, row: Tensor, sign: Tensor) -> tuple[Problem, Multipliers]:
+        """Every problem with one neuron more fixed, rows `[N]` and signs `[N]`, and multipliers for it (copies; new betas 0)."""
+        child = Problem(self.relaxation.split(row, sign), self.rows, self.allowed, self.picked)
+        beta = torch.zeros_like(sign)[None] if at.beta is None else torch.cat((at.beta, torch.zeros_like(sign)[None]))
+        return child, Multipliers(at.alpha.clone(), beta, None if at.gamma is None else at.gamma.clone())
 
     def gradient(self, at: Multipliers) -> Multipliers:
         """Derivatives of the bounds at the multipliers of the last `bound`."""

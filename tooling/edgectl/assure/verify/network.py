@@ -233,7 +233,7 @@ class _Builder:
             entries.append(block[at[0], at[1]])
             indices.append(at + torch.tensor([[0], [first]], device=self.device))
         shape = (len(bias), features)
-        matrix = torch.sparse_coo_tensor(torch.cat(indices, 1), torch.cat(entries).to(self.dtype), shape)
+        matrix = torch.sparse_coo_tensor(torch.cat(indices, 1), torch.cat(entries).to(self.dtype), shape, check_invariants=True)
         return Matrix.of(matrix.coalesce())
 
 

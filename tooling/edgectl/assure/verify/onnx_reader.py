@@ -96,7 +96,6 @@ class _Reader:
             raise Unsupported("has no relaxation here")
         self.values[node.output[0]] = translate(_Call(self, node, operands, arguments))
 
-
     def _folded(self, node: Any, operands: Sequence[Operand | None]) -> Array:
         """What a node computes of constants alone."""
         from onnx import helper  # noqa: PLC0415
@@ -403,7 +402,9 @@ def _array(item: Any) -> Array:
     from onnx import TensorProto, numpy_helper  # noqa: PLC0415
 
     if item.data_location == TensorProto.EXTERNAL or item.external_data:
-        raise Unsupported(f"keeps its weights {item.name} in another file: save it as one (torch.onnx.export: external_data=False)")
+        raise Unsupported(
+            f"keeps its weights {item.name} in another file: save it as one (torch.onnx.export: external_data=False)"
+        )
     array = numpy_helper.to_array(item)
     return np.asarray(array)
 

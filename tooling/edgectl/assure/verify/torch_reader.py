@@ -236,9 +236,7 @@ def _max_pool(call: _Call) -> Value:
     kernel = call.pair("kernel_size")
     top, left = call.pair("padding")
     stride, dilation = call.pair("stride", kernel), call.pair("dilation")
-    return call.builder.max_pool(
-        call.name, call.x, kernel, stride, (top, left, top, left), dilation, bool(call["ceil_mode"])
-    )
+    return call.builder.max_pool(call.name, call.x, kernel, stride, (top, left, top, left), dilation, bool(call["ceil_mode"]))
 
 
 def _adaptive(call: _Call) -> Value:
@@ -284,9 +282,7 @@ def _pad(call: _Call) -> Value:
 
 
 _OPERATIONS: dict[str, Callable[[_Call], Value]] = {
-    "aten.linear.default": lambda call: call.builder.linear(
-        call.name, call.x, call.constant("weight"), call.constant("bias")
-    ),
+    "aten.linear.default": lambda call: call.builder.linear(call.name, call.x, call.constant("weight"), call.constant("bias")),
     "aten.mm.default": _matmul("mat2"),
     "aten.addmm.default": _matmul("mat2"),
     "aten.convolution.default": _conv,
