@@ -63,9 +63,13 @@ class Splits:
         """The splits of some problems."""
         return Splits(self.row[:, keep], self.sign[:, keep])
 
-    def add(self, row: Tensor, sign: Tensor) -> Splits:
-        """One split more for every problem: rows `[N]` and signs `[N]`."""
-        return Splits(torch.cat((self.row, row[None])), torch.cat((self.sign, sign[None])))
+    def join(self, more: Splits) -> Splits:
+        """These splits and others of the same problems."""
+        return Splits(torch.cat((self.row, more.row)), torch.cat((self.sign, more.sign)))
+
+    def expand(self, columns: int) -> Splits:
+        """One problem's splits for N problems."""
+        return Splits(self.row.expand(-1, columns), self.sign.expand(-1, columns))
 
     def to(self, dtype: torch.dtype) -> Splits:
         """The signs in another floating type."""
@@ -160,8 +164,8 @@ class Relaxation:
     def split(self, row: Tensor, sign: Tensor) -> Relaxation:
         """The relaxation with one neuron more fixed in every problem."""
         part = self.keep(torch.arange(self.columns, device=row.device))
-        none = Splits(row.new_zeros(0, self.columns), sign.new_zeros(0, self.columns))
-        part.impose((self.splits or none).add(row, sign))
+        one = Splits(row[None], sign[None])
+        part.impose(one if self.splits is None else self.splits.join(one))
         return part
 
     def impose(self, splits: Splits) -> None:

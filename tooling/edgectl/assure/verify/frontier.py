@@ -5,82 +5,74 @@ from __future__ import annotations
 import heapq
 import pickle
 import tempfile
-from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import IO, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-SPILL_PART = 2  # a full queue writes 1 / SPILL_PART of its domains, those with the largest bounds
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Domain:
-    """One subproblem: which clause, which neurons are fixed, what warm-starts its children, and the neuron they split.
-
-    `rows` int32 `[d]` and `signs` int8 `[d]` as `bounds.Splits`, `alpha` float16 `[U + 1]`, `beta` float32 `[d]`, `gamma` float32 `[m]`.
-    """
-
-    bound: float
-    clause: int
-    rows: Array
-    signs: Array
-    alpha: Array
-    beta: Array
-    gamma: Array
-    choice: int
+class Entry(Protocol):
+    """What can wait: its lower bound and the memory it holds, in bytes."""
 
     @property
-    def nbytes(self) -> int:
-        """Memory it holds, in bytes."""
-        return 500 + sum(a.nbytes for a in (self.rows, self.signs, self.alpha, self.beta, self.gamma))
+    def bound(self) -> float: ...
+
+    @property
+    def nbytes(self) -> int: ...
 
 
-class Frontier:
-    """Best-first: `pop` gives the domains with the smallest bounds.  Beyond `limit` bytes the others wait on disk."""
+E = TypeVar("E", bound=Entry)
+
+
+class Frontier(Generic[E]):
+    """Best-first: `pop` gives what has the smallest bound.  Beyond `limit` bytes the half with the largest bounds waits on disk."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.bytes = limit, 0
-        self._heap: list[tuple[float, int, Domain]] = []
+        self._heap: list[tuple[float, int, E]] = []
         self._order = count()
-        self._spilled: list[tuple[float, int, Any]] = []  # smallest bound, number of domains, file
+        self._spilled: list[tuple[float, int, IO[bytes]]] = []  # smallest bound, number of entries, file
 
     def __len__(self) -> int:
         return len(self._heap) + sum(number for _, number, _ in self._spilled)
 
     @property
     def bound(self) -> float:
-        """The smallest bound of all domains, infinity where there are none."""
+        """The smallest bound of all entries, infinity where there are none."""
         return min([*(entry[0] for entry in self._heap[:1]), *(least for least, _, _ in self._spilled)], default=float("inf"))
 
-    def push(self, domains: list[Domain]) -> None:
-        """Add domains; spill when they take more memory than allowed."""
-        for domain in domains:
-            heapq.heappush(self._heap, (domain.bound, next(self._order), domain))
-            self.bytes += domain.nbytes
+    def push(self, entries: list[E]) -> None:
+        """Add entries; spill when they take more memory than allowed."""
+        for entry in entries:
+            self._put(entry)
         if self.bytes > self.limit and len(self._heap) > 1:
             self._spill()
 
-    def pop(self, number: int) -> list[Domain]:
-        """Take up to `number` domains; what is on disk comes back when its bound is the smallest."""
-        taken: list[Domain] = []
+    def pop(self, number: int) -> list[E]:
+        """Take up to `number` entries; what is on disk comes back when its bound is the smallest."""
+        taken: list[E] = []
         while len(taken) < number and len(self):
             self._fetch()
-            domain = heapq.heappop(self._heap)[2]
-            self.bytes -= domain.nbytes
-            taken.append(domain)
+            entry = heapq.heappop(self._heap)[2]
+            self.bytes -= entry.nbytes
+            taken.append(entry)
         return taken
 
+    def _put(self, entry: E) -> None:
+        heapq.heappush(self._heap, (entry.bound, next(self._order), entry))
+        self.bytes += entry.nbytes
+
     def _spill(self) -> None:
-        self._heap.sort()
-        kept = len(self._heap) - max(1, len(self._heap) // SPILL_PART)
-        out, self._heap = [entry[2] for entry in self._heap[kept:]], self._heap[:kept]
+        self._heap.sort(key=lambda item: item[:2])
+        kept = len(self._heap) // 2
+        out, self._heap = [item[2] for item in self._heap[kept:]], self._heap[:kept]
         file = tempfile.TemporaryFile(prefix="edgectl-verify-")  # noqa: SIM115: lives until it is read back
         pickle.dump(out, file, protocol=pickle.HIGHEST_PROTOCOL)
         self._spilled.append((out[0].bound, len(out), file))
-        self.bytes -= sum(domain.nbytes for domain in out)
+        self.bytes -= sum(entry.nbytes for entry in out)
 
     def _fetch(self) -> None:
         while self._spilled:
@@ -90,10 +82,8 @@ class Frontier:
             _, _, file = self._spilled.pop(least)
             with file:
                 file.seek(0)
-                back: list[Domain] = pickle.load(file)
-            for domain in back:
-                heapq.heappush(self._heap, (domain.bound, next(self._order), domain))
-                self.bytes += domain.nbytes
+                for entry in pickle.load(file):
+                    self._put(entry)
 
 
 def stack(arrays: list[Array], width: int, fill: float, dtype: npt.DTypeLike) -> Array:

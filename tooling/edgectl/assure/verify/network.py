@@ -116,11 +116,14 @@ class Network:
         `lower` and `upper` `[size]` bound the layer's pre-activation over the box: the result is equal to this network there.
         """
         unstable, active = ((lower < 0) & (upper > 0)).nonzero()[:, 0], (lower >= 0).nonzero()[:, 0]
-        keep = torch.cat((unstable, active))
+        return self.keep(k, torch.cat((unstable, active)), len(unstable))
+
+    def keep(self, k: int, keep: Tensor, unstable: int) -> Network:
+        """The network with only the neurons `keep` of layer k, in that order, of which the first `unstable` have a ReLU."""
         layers = list(self.layers)
         old = layers[k]
         maps = tuple((s, m.restrict(keep, None)) for s, m in old.maps)
-        layers[k] = Layer(maps, old.bias[keep], len(unstable), old.index[keep])
+        layers[k] = Layer(maps, old.bias[keep], unstable, old.index[keep])
         for j in range(k + 1, len(layers)):
             if any(s == k + 1 for s, _ in layers[j].maps):
                 maps = tuple((s, m.restrict(None, keep) if s == k + 1 else m) for s, m in layers[j].maps)

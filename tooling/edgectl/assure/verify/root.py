@@ -26,18 +26,43 @@ class Root:
     box: Box
     lower: Tensor
     upper: Tensor
+    splits: Splits
+
+    @classmethod
+    def of(cls, network: Network, box: Box, lower: Tensor, upper: Tensor) -> Root:
+        """A root without splits."""
+        none = torch.zeros(0, 1, dtype=torch.int64, device=lower.device)
+        return cls(network, box, lower, upper, Splits(none, none.to(lower.dtype)))
+
+    @property
+    def free(self) -> Tensor:
+        """Which of the unstable neurons `[U]` are not split."""
+        free = torch.ones(len(self.lower) + 1, dtype=torch.bool, device=self.lower.device)
+        free[self.splits.row[:, 0]] = False
+        return free[:-1]
 
     @cached_property
     def quick(self) -> Root:
         """The same in float32, to search with."""
         dtype = torch.float32
-        return Root(self.network.to(dtype), self.box.to(dtype), self.lower.to(dtype), self.upper.to(dtype))
+        bounds = self.lower.to(dtype), self.upper.to(dtype)
+        return Root(self.network.to(dtype), self.box.to(dtype), *bounds, self.splits.to(dtype))
 
     def relax(self, columns: int, top: int | None = None, splits: Splits | None = None) -> Relaxation:
-        """A relaxation of N problems up to layer `top` (the output when None)."""
+        """A relaxation of N problems, each with `splits` besides the root's, up to layer `top` (the output when None)."""
         top = len(self.network.layers) - 1 if top is None else top
         u = sum(layer.unstable for layer in self.network.layers[:top])
-        return Relaxation(self.network, self.box, self.lower[:u], self.upper[:u], top, columns, splits)
+        fixed = self.splits.expand(columns) if splits is None else self.splits.expand(columns).join(splits)
+        return Relaxation(
+            self.network, self.box, self.lower[:u], self.upper[:u], top, columns, fixed if len(fixed.row) else None
+        )
+
+    def split(self, row: int, sign: int) -> Root:
+        """One neuron more fixed: S = -1 for `z >= 0`, +1 for `z <= 0`."""
+        one = Splits(self.splits.row.new_tensor([[row]]), self.splits.sign.new_tensor([[sign]]))
+        lower, upper = self.lower.clone(), self.upper.clone()
+        (lower if sign < 0 else upper)[row] = 0
+        return Root(self.network, self.box, lower, upper, self.splits.join(one))
 
 
 def intermediate(network: Network, box: Box, rates: Rates) -> Root:
@@ -47,11 +72,11 @@ def intermediate(network: Network, box: Box, rates: Rates) -> Root:
     """
     lower = upper = network.layers[0].bias.new_zeros(0, 1)
     for k in range(len(network.layers) - 1):
-        low, high = layer_bounds(Root(network, box, lower, upper), k, rates)
+        low, high = layer_bounds(Root.of(network, box, lower, upper), k, rates)
         network = network.restrict(k, low, high)
         unstable = network.layers[k].index[: network.layers[k].unstable]
         lower, upper = torch.cat((lower, low[unstable, None])), torch.cat((upper, high[unstable, None]))
-    return Root(network, box, lower, upper)
+    return Root.of(network, box, lower, upper)
 
 
 def layer_bounds(root: Root, k: int, rates: Rates) -> tuple[Tensor, Tensor]:
@@ -82,56 +107,75 @@ def reach(root: Root, k: int, neurons: Tensor, signs: Tensor, rates: Rates) -> T
     return torch.cat(found)
 
 
-def output_bounds(root: Root, rows: Rows, allowed: Tensor, rates: Rates) -> tuple[Tensor, Multipliers]:
-    """Lower bounds `[N]` of N mixtures of `rows`, `allowed` `[m, N]`, and the float32 multipliers that give them."""
+def output_bounds(
+    root: Root, rows: Rows, allowed: Tensor, rates: Rates, alpha: Tensor | None = None
+) -> tuple[Tensor, Multipliers]:
+    """Lower bounds `[N]` of N mixtures of `rows`, `allowed` `[m, N]`, and the float32 multipliers that give them.
+
+    `alpha` `[U + 1, N]` is where to start, CROWN's slopes where it is None.
+    """
     dtype = torch.float32
     problem = Problem(root.quick.relax(allowed.shape[1]), rows.to(dtype), allowed.to(dtype))
     at = problem.first()
+    if alpha is not None:
+        at.alpha = alpha.clone()
     problem.ascend(at, rates, target=0.0)
     exact = Problem(root.relax(allowed.shape[1]), rows, allowed)
     return exact.bound(at.to(torch.float64)), at
 
 
-def narrow(root: Root, rows: Rows, allowed: Tensor, at: Multipliers, rates: Rates, first: int = 0) -> Root | None:
+def narrow(root: Root, rows: Rows, allowed: Tensor, alpha: Tensor, rates: Rates, first: int) -> tuple[Root, Tensor] | None:
     """Bounds of what a counterexample of one clause can reach (INVPROP): every layer from `first` on, given the output's rows.
 
-    `allowed` `[m, 1]` is the clause and `at` the float32 multipliers of its bound, one column.  None: nothing can, the clause is
-    refuted.
+    `allowed` `[m, 1]` is the clause and `alpha` `[U + 1, 1]` float32 where the ascents start.  Returns the root with its new bounds
+    and the alphas of the neurons that are still unstable; None where nothing can reach the clause: it is refuted.
     """
     for k in range(first, len(root.network.layers) - 1):
         begin = sum(layer.unstable for layer in root.network.layers[:k])
-        count = root.network.layers[k].unstable
-        neurons = torch.arange(count)
-        found = []
-        for sign in (1, -1):
-            for some in neurons.split(COLUMNS):
-                quick, exact = (
-                    Problem(r.relax(len(some)), o, a.expand(-1, len(some)), pick(r.network, k, some, torch.full_like(some, sign)))
-                    for r, o, a in ((root.quick, rows.to(torch.float32), allowed.float()), (root, rows, allowed))
-                )
-                here = Multipliers(at.alpha.repeat(1, len(some)), None, torch.zeros(len(allowed), len(some)))
-                quick.ascend(here, rates, target=0.0)
-                found.append(exact.bound(here.to(torch.float64)))
-        low, high = torch.cat(found)[:count], -torch.cat(found)[count:]
+        end = begin + root.network.layers[k].unstable
+        neurons = root.free[begin:end].nonzero()[:, 0]
+        low, high = (_reach_given(root, rows, allowed, alpha, k, neurons, sign, rates) for sign in (1, -1))
         lower, upper = root.lower.clone(), root.upper.clone()
-        here_ = slice(begin, begin + count)
-        lower[here_, 0], upper[here_, 0] = torch.maximum(lower[here_, 0], low), torch.minimum(upper[here_, 0], high)
+        lower[begin + neurons, 0] = torch.maximum(lower[begin + neurons, 0], low)
+        upper[begin + neurons, 0] = torch.minimum(upper[begin + neurons, 0], -high)
         if (lower > upper).any():
             return None
-        root, at = stabilise(root, k, lower, upper, at)
-    return root
+        root, kept = stabilise(root, k, lower, upper)
+        alpha = alpha[kept]
+    return root, alpha
 
 
-def stabilise(root: Root, k: int, lower: Tensor, upper: Tensor, at: Multipliers) -> tuple[Root, Multipliers]:
-    """Drop from layer k what new bounds `[U, 1]` have made stable, and its multipliers."""
-    begin = sum(layer.unstable for layer in root.network.layers[:k])
+def _reach_given(
+    root: Root, rows: Rows, allowed: Tensor, alpha: Tensor, k: int, neurons: Tensor, sign: int, rates: Rates
+) -> Tensor:
+    """Lower bounds `[N]` of `sign * z` over neurons of layer k where the output fulfils the clause's rows."""
+    found = [root.lower.new_zeros(0)]
+    for some in neurons.split(COLUMNS):
+        signs = torch.full_like(some, sign)
+        quick, exact = (
+            Problem(r.relax(len(some)), o, a.expand(-1, len(some)), pick(r.network, k, some, signs))
+            for r, o, a in ((root.quick, rows.to(torch.float32), allowed.float()), (root, rows, allowed))
+        )
+        at = quick.first()
+        at.alpha = alpha.repeat(1, len(some))
+        quick.ascend(at, rates, target=0.0)
+        found.append(exact.bound(at.to(torch.float64)))
+    return torch.cat(found)
+
+
+def stabilise(root: Root, k: int, lower: Tensor, upper: Tensor) -> tuple[Root, Tensor]:
+    """The root with new bounds `[U, 1]`, without what they make stable in layer k, and the rows `[U' + 1]` that are left."""
     layer = root.network.layers[k]
+    begin = sum(each.unstable for each in root.network.layers[:k])
     here = slice(begin, begin + layer.unstable)
-    active = lower.new_zeros(layer.size - layer.unstable)
-    low, high = torch.cat((lower[here, 0], active)), torch.cat((upper[here, 0], active + 1))
-    network = root.network.restrict(k, low, high)
-    kept = torch.cat((
-        torch.ones(begin, dtype=torch.bool), (lower[here, 0] < 0) & (upper[here, 0] > 0), torch.ones(len(lower) - begin - layer.unstable, dtype=torch.bool)
-    ))
-    alpha = at.alpha[torch.cat((kept, torch.ones(1, dtype=torch.bool)))]
-    return Root(network, root.box, lower[kept], upper[kept]), Multipliers(alpha, None, at.gamma)
+    kept = ((lower < 0) & (upper > 0))[:, 0] | ~root.free
+    kept[:begin], kept[begin + layer.unstable :] = True, True
+    active = (lower[here, 0] >= 0) & ~kept[here]
+    keep = torch.cat((kept[here].nonzero()[:, 0], active.nonzero()[:, 0], torch.arange(layer.unstable, layer.size)))
+    network = (
+        root.network if len(keep) == layer.size and not active.any() else root.network.keep(k, keep, int(kept[here].sum()))
+    )
+    left = torch.cat((kept, kept.new_ones(1))).nonzero()[:, 0]
+    place = torch.zeros(len(kept) + 1, dtype=torch.int64).scatter(0, left, torch.arange(len(left)))
+    splits = Splits(place[root.splits.row], root.splits.sign)
+    return Root(network, root.box, lower[kept], upper[kept], splits), left

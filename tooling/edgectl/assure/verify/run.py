@@ -206,9 +206,7 @@ def _answer(question: Question, network: Network, properties: list[Property], di
             verdict = "unknown"
     seconds = time.monotonic() - began
     answer: Answer = verdict
-    return Result(
-        question.name, question.property, answer, bound, branches, seconds, question.timeout, digest, example
-    )
+    return Result(question.name, question.property, answer, bound, branches, seconds, question.timeout, digest, example)
 
 
 def _confirm(network: Network, prop: Property, x: Tensor) -> Counterexample | None:

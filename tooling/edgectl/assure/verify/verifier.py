@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from edgectl.assure.verify.attack import confirmed, descend
-from edgectl.assure.verify.bab import BranchAndBound, Search
+from edgectl.assure.verify.bab import BranchAndBound, Task
 from edgectl.assure.verify.bounds import Box, Rates, Rows
 from edgectl.assure.verify.graph import Graph
 from edgectl.assure.verify.network import Network, normal_form
 from edgectl.assure.verify.properties import Property
 from edgectl.assure.verify.root import intermediate, output_bounds
+from edgectl.assure.verify.tree import Search
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Options:
     attack_steps: int = 60
     root: Rates = field(default_factory=lambda: Rates(20, 0.1))
     output: Rates = field(default_factory=lambda: Rates(100, 0.1))
+    again: Rates = field(default_factory=lambda: Rates(30, 0.1))
     search: Search = field(default_factory=Search)
     seed: int = 0
 
@@ -74,8 +76,9 @@ def verify(graph: Graph, prop: Property, options: Options, network: Network | No
         least = float(bounds.min())
         if not len(left):
             return verdict("verified", least)
-        search = BranchAndBound(root, rows, allowed, options.search, lambda x: confirmed(graph, prop, x))
-        outcome = search.run(left, bounds[left], at.columns(left), begin + options.timeout)
+        search = BranchAndBound(rows, allowed, options.search, options.again, lambda x: confirmed(graph, prop, x))
+        tasks = [Task(float(bounds[c]), c, root, at.alpha[:, c : c + 1]) for c in left.tolist()]
+        outcome = search.run(tasks, begin + options.timeout)
     if outcome.found is not None:
         return verdict("falsified", outcome.bound, outcome.branches, outcome.found)
     if outcome.bound == math.inf:
