@@ -273,7 +273,7 @@ class _Decoder:
         return self._finished(op, y, op.f[0] if int8 else 1.0)
 
     def _convolved(self, op: Operation, record: Record, weights: Weights, source: Value | _Phases) -> Value:
-        """out[f][y][x] = bias[f] + sum of w in[channel][y s + ky][x s + kx] over the weights of f, zero outside of the input."""
+        """out[f][y][x] = bias[f] + sum of w in[channel][y s + ky][x s + kx] over the weights of f, zero outside of in."""
         channel, dy, dx = _places(record, weights)
         stride = 1
         if isinstance(source, _Phases):

@@ -7,7 +7,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ import numpy.typing as npt
 from edgectl.errors import ToolError, UserError
 
 Answer = Literal["verified", "falsified", "unknown"]
+VERIFIED: Final = "verified"
+FALSIFIED: Final = "falsified"
+UNKNOWN: Final = "unknown"
 _MOST_BYTES = 1 << 31
 
 
@@ -54,7 +57,7 @@ class Result:
 
     def settles(self, timeout: float) -> bool:
         """Whether asking again with so much time would tell no more."""
-        return self.verdict != "unknown" or self.timeout >= timeout
+        return self.verdict != UNKNOWN or self.timeout >= timeout
 
 
 class Report:
@@ -140,7 +143,7 @@ def _read(path: Path) -> dict[tuple[str, str, str], Result]:
 
 
 def _result(row: dict[str, Any]) -> Result:
-    if row["verdict"] not in ("verified", "falsified", "unknown"):
+    if row["verdict"] not in (VERIFIED, FALSIFIED, UNKNOWN):
         raise ValueError(row["verdict"])
     found = row.get("counterexample")
     example = None

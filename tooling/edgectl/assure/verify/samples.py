@@ -39,7 +39,12 @@ class Sample:
 
 
 def read_samples(
-    path: Path, shape: Sequence[int], *, labels: Path | None = None, count: int | None = None, span: tuple[float, float] = (0, 1)
+    path: Path,
+    shape: Sequence[int],
+    *,
+    labels: Path | None = None,
+    count: int | None = None,
+    span: tuple[float, float] = (0, 1),
 ) -> list[Sample]:
     """Reads samples for a model's input of `shape`, without the batch.
 
