@@ -188,7 +188,10 @@ def _answers(questions: Sequence[Question], report: Report, options: Options, lo
     console, rows = output(), table(*_COLUMNS)
     results: list[Result] = []
     live = Live(rows, console=console, auto_refresh=False, vertical_overflow="visible") if console.is_terminal else None
-    widths = [min(_WIDEST, max(map(len, column))) for column in zip(*((q.name, q.property) for q in questions), strict=True)]
+    widths = [
+        min(_WIDEST, max(map(len, column)))
+        for column in zip(_COLUMNS[:2], *((q.name, q.property) for q in questions), strict=True)
+    ]
 
     def start(question: Question) -> None:
         waiting = f"{len(results) + 1} of {len(questions)}: {question.name} {question.property}"
@@ -246,6 +249,5 @@ def _show_counterexample(result: Result) -> None:
     assert result.counterexample is not None
     values = " ".join(f"{value:.5g}" for value in result.counterexample.output[:32])
     more = " ..." if result.counterexample.output.size > 32 else ""
-    output().print(
-        f"outputs of the counterexample: {values}{more} (its input is in the report that --json names)", soft_wrap=True
-    )
+    where = "its input is in the report that --json names"
+    output().print(f"outputs of the counterexample: {values}{more} ({where})", soft_wrap=True)

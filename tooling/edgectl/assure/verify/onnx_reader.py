@@ -115,7 +115,7 @@ class _Reader:
         outputs = [helper.make_value_info(node.output[0], helper.make_tensor_type_proto(0, None))]
         graph = helper.make_graph([node], "constant", inputs, outputs)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)])
-        return np.asarray(list(ReferenceEvaluator(model).run(None, named))[0])
+        return np.asarray(next(iter(ReferenceEvaluator(model).run(None, named))))
 
 
 class _Call:
