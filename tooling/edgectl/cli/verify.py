@@ -188,7 +188,8 @@ def _answers(questions: Sequence[Question], report: Report, options: Options, lo
     console, rows = output(), table(*_COLUMNS)
     results: list[Result] = []
     live = Live(rows, console=console, auto_refresh=False, vertical_overflow="visible") if console.is_terminal else None
-    widths = [
+    names = zip(_COLUMNS[:2], *((question.name, question.property) for question in questions), strict=True)
+    widths = [min(_WIDEST, max(map(len, column))) for column in names]
         min(_WIDEST, max(map(len, column)))
         for column in zip(_COLUMNS[:2], *((q.name, q.property) for q in questions), strict=True)
     ]
