@@ -190,9 +190,6 @@ def _answers(questions: Sequence[Question], report: Report, options: Options, lo
     live = Live(rows, console=console, auto_refresh=False, vertical_overflow="visible") if console.is_terminal else None
     names = zip(_COLUMNS[:2], *((question.name, question.property) for question in questions), strict=True)
     widths = [min(_WIDEST, max(map(len, column))) for column in names]
-        min(_WIDEST, max(map(len, column)))
-        for column in zip(_COLUMNS[:2], *((q.name, q.property) for q in questions), strict=True)
-    ]
 
     def start(question: Question) -> None:
         waiting = f"{len(results) + 1} of {len(questions)}: {question.name} {question.property}"
