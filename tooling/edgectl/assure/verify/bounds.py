@@ -137,7 +137,7 @@ class Relaxation:
         self.slope[:-1], self.intercept[:-1] = slope, -slope * lower
         if splits is not None:
             self.impose(splits)
-        self.a, self.d, self.p, self.z = (lower.new_zeros(shape) for _ in range(4))
+        self.buffers()
 
     def keep(self, columns: Tensor) -> Relaxation:
         """The relaxation of some of the problems, without what the last pass wrote."""
@@ -149,8 +149,13 @@ class Relaxation:
         if self.splits is not None:
             part.splits = self.splits.columns(columns)
             part.fixed, part.extra = self.fixed[:, columns], torch.zeros_like(part.slope)
-        part.a, part.d, part.p, part.z = (torch.zeros_like(part.slope) for _ in range(4))
+        part.buffers()
         return part
+
+    def buffers(self) -> None:
+        """Room for what a pass keeps: coefficients `a`, relaxation `d` and `p`, minimiser `z`, all `[U + 1, N]`."""
+        self.a, self.d, self.p, self.z = (torch.empty_like(self.slope) for _ in range(4))
+        self.a[-1], self.z[-1] = 0, 0
 
     def split(self, row: Tensor, sign: Tensor) -> Relaxation:
         """The relaxation with one neuron more fixed in every problem."""
@@ -183,9 +188,11 @@ class Relaxation:
         constant = self.centre.new_zeros(1, self.columns)
         for k in range(self.top, -1, -1):
             layer, g = self.network.layers[k], at[k + 1]
-            if g is not None:
-                here = slice(self.offsets[k], self.offsets[k + 1])
-                a, d, p, u = self.a[here], self.d[here], self.p[here], layer.unstable
+            here, u = slice(self.offsets[k], self.offsets[min(k + 1, self.top)]), layer.unstable
+            a, d, p = self.a[here], self.d[here], self.p[here]
+            if g is None:
+                a.zero_(), d.zero_(), p.zero_()
+            else:
                 a.copy_(g[:u])
                 negative = a < 0
                 torch.where(negative, self.slope[here], alpha[here], out=d)

@@ -90,3 +90,48 @@ def output_bounds(root: Root, rows: Rows, allowed: Tensor, rates: Rates) -> tupl
     problem.ascend(at, rates, target=0.0)
     exact = Problem(root.relax(allowed.shape[1]), rows, allowed)
     return exact.bound(at.to(torch.float64)), at
+
+
+def narrow(root: Root, rows: Rows, allowed: Tensor, at: Multipliers, rates: Rates, first: int = 0) -> Root | None:
+    """Bounds of what a counterexample of one clause can reach (INVPROP): every layer from `first` on, given the output's rows.
+
+    `allowed` `[m, 1]` is the clause and `at` the float32 multipliers of its bound, one column.  None: nothing can, the clause is
+    refuted.
+    """
+    for k in range(first, len(root.network.layers) - 1):
+        begin = sum(layer.unstable for layer in root.network.layers[:k])
+        count = root.network.layers[k].unstable
+        neurons = torch.arange(count)
+        found = []
+        for sign in (1, -1):
+            for some in neurons.split(COLUMNS):
+                quick, exact = (
+                    Problem(r.relax(len(some)), o, a.expand(-1, len(some)), pick(r.network, k, some, torch.full_like(some, sign)))
+                    for r, o, a in ((root.quick, rows.to(torch.float32), allowed.float()), (root, rows, allowed))
+                )
+                here = Multipliers(at.alpha.repeat(1, len(some)), None, torch.zeros(len(allowed), len(some)))
+                quick.ascend(here, rates, target=0.0)
+                found.append(exact.bound(here.to(torch.float64)))
+        low, high = torch.cat(found)[:count], -torch.cat(found)[count:]
+        lower, upper = root.lower.clone(), root.upper.clone()
+        here_ = slice(begin, begin + count)
+        lower[here_, 0], upper[here_, 0] = torch.maximum(lower[here_, 0], low), torch.minimum(upper[here_, 0], high)
+        if (lower > upper).any():
+            return None
+        root, at = stabilise(root, k, lower, upper, at)
+    return root
+
+
+def stabilise(root: Root, k: int, lower: Tensor, upper: Tensor, at: Multipliers) -> tuple[Root, Multipliers]:
+    """Drop from layer k what new bounds `[U, 1]` have made stable, and its multipliers."""
+    begin = sum(layer.unstable for layer in root.network.layers[:k])
+    layer = root.network.layers[k]
+    here = slice(begin, begin + layer.unstable)
+    active = lower.new_zeros(layer.size - layer.unstable)
+    low, high = torch.cat((lower[here, 0], active)), torch.cat((upper[here, 0], active + 1))
+    network = root.network.restrict(k, low, high)
+    kept = torch.cat((
+        torch.ones(begin, dtype=torch.bool), (lower[here, 0] < 0) & (upper[here, 0] > 0), torch.ones(len(lower) - begin - layer.unstable, dtype=torch.bool)
+    ))
+    alpha = at.alpha[torch.cat((kept, torch.ones(1, dtype=torch.bool)))]
+    return Root(network, root.box, lower[kept], upper[kept]), Multipliers(alpha, None, at.gamma)
