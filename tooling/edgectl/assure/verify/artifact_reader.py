@@ -109,8 +109,11 @@ class _Decoder:
         self.builder = Builder("input", shape)
         self.rounds = False
         self._written: list[tuple[int, Value | _Phases]] = []
-        for number in plan.inputs:
-            self._written.append((number, self.builder.reshape("input", self.builder.input, plan.tensors[number].dims)))
+        (number,) = plan.inputs
+        dims = plan.tensors[number].dims
+        if math.prod(dims) != math.prod(shape):
+            raise Damaged("its input has another shape")
+        self._written.append((number, self.builder.reshape("input", self.builder.input, dims)))
 
     def read(self, shape: tuple[int, ...]) -> Graph:
         for op in self.plan.operations:
