@@ -24,6 +24,7 @@ from edgectl.lowering.winograd import _G
 _TOTAL = struct.Struct("<Q")
 _TOTAL_AT = 32  # in a plan's header
 _QUANTISED_TOLERANCE = 0.2  # what is not rounded may differ from what is by this much of the largest output
+_MOST_WEIGHTS = 1 << 28  # of a layer
 Array = npt.NDArray[np.float64]
 
 
@@ -268,6 +269,8 @@ class _Decoder:
         else:
             channel, dy, dx = _places(record, weights)
             _, channels, height, width = source.shape
+            if len(weights.bias) * channels * height * width > _MOST_WEIGHTS:
+                raise Damaged("a matrix is larger than any")
             matrix = np.zeros((len(weights.bias), channels, height, width))
             np.add.at(matrix, (weights.filters, channel, dy, dx), weights.values)
             flat = self.builder.reshape(f"{op.name}.flat", source, (1, channels * height * width))
@@ -294,6 +297,8 @@ class _Decoder:
             last = int(max(places.max(initial=0), have - 1 - (want - 1) * stride))
             spans.append((first, last, (want - 1) * stride + last - (have - 1)))
         (top, bottom, below), (left, right, beside) = spans
+        if len(weights.bias) * channels * (bottom - top + 1) * (right - left + 1) > _MOST_WEIGHTS:
+            raise Damaged("a kernel is larger than any")
         kernel = np.zeros((len(weights.bias), channels, bottom - top + 1, right - left + 1))
         np.add.at(kernel, (weights.filters, channel, dy - top, dx - left), weights.values)
         return self.builder.conv(
