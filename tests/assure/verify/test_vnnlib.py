@@ -56,7 +56,9 @@ def test_assertions_outside_of_a_choice_hold_in_all_of_its_cases(tmp_path: Path)
 
 def test_linear_terms_are_summed_up(tmp_path: Path) -> None:
     condition = "(assert (<= (+ (* 2.0 Y_0) (- Y_1) 1.0) (- (* Y_0 0.5) 3)))"
-    (prop,) = read(tmp_path, DECLARED + BOX.replace("(<= X_0 1.0)", "(<= (* -2.0 X_0) (- 4))") + condition + "(assert (<= X_0 5))")
+    (prop,) = read(
+        tmp_path, DECLARED + BOX.replace("(<= X_0 1.0)", "(<= (* -2.0 X_0) (- 4))") + condition + "(assert (<= X_0 5))"
+    )
     assert prop.clauses[0].rows.tolist() == [[1.5, -1]]
     assert prop.clauses[0].bound.tolist() == [-4]
     assert (prop.lower.tolist(), prop.upper.tolist()) == ([2.0, -0.25], [5.0, 3.0])
