@@ -1,4 +1,4 @@
-"""`edgectl verify` at the prompt: verdicts, exit codes, a report that outlives a killed run, and a sentence for each mistake."""
+"""`edgectl verify` at the prompt: verdicts, exit codes, a report that outlives a killed run, a sentence for each mistake."""
 
 from __future__ import annotations
 
@@ -231,6 +231,7 @@ def bad(edgectl: Edgectl, folder: Path, *arguments: object) -> Said:
         (["sum.onnx", "--data", "wide.npz", "--eps", 0], ["[3]", "[2]"]),
         (["sum.onnx", "--data", "none.npz", "--eps", 0], ["none.npz"]),
         (["sum.onnx", "--property", "holds.vnnlib", "--json", "sum.onnx"], ["no report", "sum.onnx"]),
+        (["sum.onnx", "--property", "holds.vnnlib", "--json", "sum.onnx/report.json"], ["No report", "sum.onnx"]),
         (["--instances", "none.csv"], ["none.csv"]),
         (["--instances", "columns.csv"], ["columns.csv", "row 1"]),
         (["--instances", "gone.csv"], ["gone.csv", "row 2", "gone.onnx"]),

@@ -74,8 +74,8 @@ CASES: dict[str, tuple[list[Any], dict[str, np.ndarray], Any, int]] = {
         {"c": random(4, 1, 1), "d": random(1) + 3}, IMAGE, 13,
     ),
     "residual": (
-        [node("Conv", "x", "w", pads=[1, 1, 1, 1], output="c"), node("Relu", "c", output="r"), node("Add", "r", "x", output="s"),
-         node("Sub", "s", "c")],
+        [node("Conv", "x", "w", pads=[1, 1, 1, 1], output="c"), node("Relu", "c", output="r"),
+         node("Add", "r", "x", output="s"), node("Sub", "s", "c")],
         {"w": random(4, 4, 3, 3)}, IMAGE, 13,
     ),
     "concatenation": (

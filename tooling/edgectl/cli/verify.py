@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,9 +13,6 @@ import typer
 from edgectl.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
-
     from edgectl.assure.verify.report import Report, Result
     from edgectl.assure.verify.run import Loader, Question
     from edgectl.assure.verify.verifier import Options
@@ -22,8 +20,8 @@ if TYPE_CHECKING:
 _FALSIFIED = 3
 _UNKNOWN = 4
 _TIMEOUT = 120.0
-_WIDEST = 60  # of a name in a file or a pipe
-_COLUMNS = ("model", "property", "verdict", ">bound", ">branches", ">seconds")
+_WIDEST = 60  # of a name in the table
+_COLUMNS = ("model", "property", "verdict", "bound", "branches", "seconds")
 
 
 def command(
@@ -179,48 +177,31 @@ def _compare(
 
 
 def _answers(questions: Sequence[Question], report: Report, options: Options, load: Loader) -> list[Result]:
-    """Answers questions with a table that grows: redrawn on a terminal, else a row at a time."""
+    """Answers questions with a table that grows by a row each; below it, on a terminal, what is being asked."""
     from rich.live import Live
-
-    from edgectl.assure.verify.run import run
-    from edgectl.cli.console import output, table
-
-    console, rows = output(), table(*_COLUMNS)
-    results: list[Result] = []
-    live = Live(rows, console=console, auto_refresh=False, vertical_overflow="visible") if console.is_terminal else None
-    names = zip(_COLUMNS[:2], *((question.name, question.property) for question in questions), strict=True)
-    widths = [min(_WIDEST, max(map(len, column))) for column in names]
-
-    def start(question: Question) -> None:
-        waiting = f"{len(results) + 1} of {len(questions)}: {question.name} {question.property}"
-        if live is not None:
-            live.update(_with_footer(rows, waiting), refresh=True)
-
-    if live is not None:
-        live.start()
-    else:
-        print(_line(_COLUMNS, widths), flush=True)
-    try:
-        for result in run(questions, report, options, load=load, start=start):
-            results.append(result)
-            cells = _cells(result)
-            rows.add_row(*cells)
-            if live is not None:
-                live.update(rows, refresh=True)
-            else:
-                print(_line(cells, widths), flush=True)
-    finally:
-        if live is not None:
-            live.update(rows, refresh=True)
-            live.stop()
-    return results
-
-
-def _with_footer(rows: Table, line: str) -> Group:
-    from rich.console import Group
+    from rich.spinner import Spinner
     from rich.text import Text
 
-    return Group(rows, Text(line, style="dim"))
+    from edgectl.assure.verify.run import run
+    from edgectl.cli.console import output
+
+    console = output()
+    names = zip(_COLUMNS[:2], *((question.name, question.property) for question in questions), strict=True)
+    widths = [min(_WIDEST, max(map(len, column))) for column in names]
+    results: list[Result] = []
+    with Live(console=console, transient=True) if console.is_terminal else nullcontext() as live:
+
+        def start(question: Question) -> None:
+            if live is not None:
+                asked = f"{len(results) + 1} of {len(questions)}: {question.name} {question.property}, {question.timeout:g} s"
+                live.update(Spinner("dots", Text(asked[: console.width - 4], style="dim")))
+
+        console.print(_line(_COLUMNS, widths), style="dim", soft_wrap=True)
+        for result in run(questions, report, options, load=load, start=start):
+            results.append(result)
+            console.print(_line(_cells(result), widths), soft_wrap=True)
+            console.file.flush()
+    return results
 
 
 def _cells(result: Result) -> tuple[str, ...]:
@@ -231,8 +212,8 @@ def _cells(result: Result) -> tuple[str, ...]:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """A row for a file or a pipe, its first columns as wide as `widths`."""
-    model, prop, verdict, *numbers = (cell.lstrip(">") for cell in cells)
+    """A row, its first columns as wide as `widths`."""
+    model, prop, verdict, *numbers = cells
     return f"{model:<{widths[0]}}  {prop:<{widths[1]}}  {verdict:<9}  {numbers[0]:>9}  {numbers[1]:>8}  {numbers[2]:>7}"
 
 

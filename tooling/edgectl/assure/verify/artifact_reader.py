@@ -19,7 +19,7 @@ from edgectl.assure.verify.plan_reader import Damaged, Operation, Plan, Record, 
 from edgectl.errors import UserError
 from edgectl.lowering.ir import Act, Activation
 from edgectl.lowering.plan import MAGIC, OpKind, Storage
-from edgectl.lowering.winograd import _G
+from edgectl.lowering.winograd import KERNEL_TRANSFORM
 
 _TOTAL = struct.Struct("<Q")
 _TOTAL_AT = 32  # in a plan's header
@@ -321,7 +321,7 @@ class _Decoder:
         transformed = np.zeros((size, filters, channels))
         place = (weights.filters // filters, weights.filters % filters, weights.offsets // tiles % channels)
         np.add.at(transformed, place, weights.values)
-        inverse = np.linalg.pinv(_G[m])
+        inverse = np.linalg.pinv(KERNEL_TRANSFORM[m])
         kernel = np.einsum("ik,klfc,jl->fcij", inverse, transformed.reshape(m + 2, m + 2, filters, channels), inverse)
         height, width = self.plan.tensors[op.output].dims[2:]
         y = self.builder.conv(

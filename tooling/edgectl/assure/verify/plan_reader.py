@@ -91,7 +91,7 @@ def read_plan(data: bytes) -> Plan:
 
 
 def _read(data: memoryview) -> Plan:
-    header = plan._HEADER.unpack_from(data)
+    header = plan.HEADER.unpack_from(data)
     magic, version, n_tensors, n_ops, n_inputs, n_outputs, n_index, total = header[:8]
     tensors_off, ops_off, index_off, strings_off, strings_size, data_off, data_size, _, chains_off, n_chains = header[8:18]
     if magic != plan.MAGIC or version != plan.VERSION or total != len(data):
@@ -99,14 +99,14 @@ def _read(data: memoryview) -> Plan:
     index = [int(i) for i in np.frombuffer(data, "<u4", n_index, index_off)]
     strings = bytes(_slice(data, strings_off, strings_size))
     weights = _slice(data, data_off, data_size)
-    tensors = [_tensor(plan._TENSOR.unpack_from(data, tensors_off + i * plan._TENSOR.size)) for i in range(n_tensors)]
+    tensors = [_tensor(plan.TENSOR.unpack_from(data, tensors_off + i * plan.TENSOR.size)) for i in range(n_tensors)]
     again: set[int] = set()
     for i in range(n_chains):
-        first, count, _, _, part = plan._CHAIN.unpack_from(data, chains_off + i * plan._CHAIN.size)
+        first, count, _, _, part = plan.CHAIN.unpack_from(data, chains_off + i * plan.CHAIN.size)
         if first + count > n_ops:
             raise Damaged("a chain has operations that there are not")
         again |= set(range(first, first + count)) if part else set()
-    records = (plan._OP.unpack_from(data, ops_off + i * plan._OP.size) for i in range(n_ops) if i not in again)
+    records = (plan.OP.unpack_from(data, ops_off + i * plan.OP.size) for i in range(n_ops) if i not in again)
     operations = [_operation(record, index, strings, weights) for record in records]
     for number in (n for op in operations for n in (*op.inputs, op.output, 0 if op.residual is None else op.residual)):
         tensors[number]

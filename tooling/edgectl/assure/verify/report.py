@@ -66,13 +66,15 @@ class Report:
     A killed run loses at most the instance in flight: the file is replaced whole after each.
 
     Raises:
-        UserError: there is another file at the path.
+        UserError: there is another file at the path, or none can be written there.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.results: list[Result] = []
         self._former = {} if path is None or not path.exists() else _read(path)
+        if path is not None:
+            _check_writable(path)
 
     def known(self, model: str, name: str, digest: str, timeout: float) -> Result | None:
         """What an earlier run found out of the same network and property, if asking again would tell no more."""
@@ -111,6 +113,13 @@ class Report:
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise ToolError(f"writing {self.path}", error.strerror or str(error)) from error
+
+
+def _check_writable(path: Path) -> None:
+    """Raises UserError where no report can be written: before hours are spent on what it would hold."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"No report can be written to {path}: {folder} is not a folder that you may write to.")
 
 
 def _document(result: Result) -> dict[str, Any]:
