@@ -19,11 +19,12 @@ from edgectl.assure.verify.plan_reader import Damaged, Operation, Plan, Record, 
 from edgectl.errors import UserError
 from edgectl.lowering.ir import Act, Activation
 from edgectl.lowering.plan import MAGIC, OpKind, Storage
-from edgectl.lowering.winograd import _G
+from edgectl.lowering.winograd import KERNEL_TRANSFORM
 
 _TOTAL = struct.Struct("<Q")
 _TOTAL_AT = 32  # in a plan's header
 _QUANTISED_TOLERANCE = 0.2  # what is not rounded may differ from what is by this much of the largest output
+_MOST_WEIGHTS = 1 << 28  # of a layer
 Array = npt.NDArray[np.float64]
 
 
@@ -109,8 +110,11 @@ class _Decoder:
         self.builder = Builder("input", shape)
         self.rounds = False
         self._written: list[tuple[int, Value | _Phases]] = []
-        for number in plan.inputs:
-            self._written.append((number, self.builder.reshape("input", self.builder.input, plan.tensors[number].dims)))
+        (number,) = plan.inputs
+        dims = plan.tensors[number].dims
+        if math.prod(dims) != math.prod(shape):
+            raise Damaged("its input has another shape")
+        self._written.append((number, self.builder.reshape("input", self.builder.input, dims)))
 
     def read(self, shape: tuple[int, ...]) -> Graph:
         for op in self.plan.operations:
@@ -265,6 +269,8 @@ class _Decoder:
         else:
             channel, dy, dx = _places(record, weights)
             _, channels, height, width = source.shape
+            if len(weights.bias) * channels * height * width > _MOST_WEIGHTS:
+                raise Damaged("a matrix is larger than any")
             matrix = np.zeros((len(weights.bias), channels, height, width))
             np.add.at(matrix, (weights.filters, channel, dy, dx), weights.values)
             flat = self.builder.reshape(f"{op.name}.flat", source, (1, channels * height * width))
@@ -273,7 +279,7 @@ class _Decoder:
         return self._finished(op, y, op.f[0] if int8 else 1.0)
 
     def _convolved(self, op: Operation, record: Record, weights: Weights, source: Value | _Phases) -> Value:
-        """out[f][y][x] = bias[f] + sum of w in[channel][y s + ky][x s + kx] over the weights of f, zero outside of the input."""
+        """out[f][y][x] = bias[f] + sum of w in[channel][y s + ky][x s + kx] over the weights of f, zero outside of in."""
         channel, dy, dx = _places(record, weights)
         stride = 1
         if isinstance(source, _Phases):
@@ -291,6 +297,8 @@ class _Decoder:
             last = int(max(places.max(initial=0), have - 1 - (want - 1) * stride))
             spans.append((first, last, (want - 1) * stride + last - (have - 1)))
         (top, bottom, below), (left, right, beside) = spans
+        if len(weights.bias) * channels * (bottom - top + 1) * (right - left + 1) > _MOST_WEIGHTS:
+            raise Damaged("a kernel is larger than any")
         kernel = np.zeros((len(weights.bias), channels, bottom - top + 1, right - left + 1))
         np.add.at(kernel, (weights.filters, channel, dy - top, dx - left), weights.values)
         return self.builder.conv(
@@ -313,7 +321,7 @@ class _Decoder:
         transformed = np.zeros((size, filters, channels))
         place = (weights.filters // filters, weights.filters % filters, weights.offsets // tiles % channels)
         np.add.at(transformed, place, weights.values)
-        inverse = np.linalg.pinv(_G[m])
+        inverse = np.linalg.pinv(KERNEL_TRANSFORM[m])
         kernel = np.einsum("ik,klfc,jl->fcij", inverse, transformed.reshape(m + 2, m + 2, filters, channels), inverse)
         height, width = self.plan.tensors[op.output].dims[2:]
         y = self.builder.conv(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from edgectl.assure.verify.graph import Graph
+from edgectl.assure.verify.network import Network, normal_form
 from edgectl.errors import ToolError, UserError, first_line
 
 _SEED = 0
@@ -22,8 +24,8 @@ Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
-    """A network to be verified.
+class Model:
+    """A model to be verified.
 
     Attributes:
         name: what the user called it.
@@ -41,11 +43,17 @@ class Network:
     runner: str
     note: str = ""
 
+    @cached_property
+    def normal_form(self) -> Network:
+        """The graph in the form that bounds are computed on."""
+        return normal_form(self.graph, torch.float64)
+
     @property
     def outputs(self) -> int:
         """How many outputs there are."""
         return self.graph.output.size
 
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the graph: its operations, their parameters and weights."""
         sha = hashlib.sha256()
@@ -60,7 +68,7 @@ class Network:
         return sha.hexdigest()
 
 
-def load_network(path: Path) -> Network:
+def open_model(path: Path) -> Model:
     """Loads a model to verify: `.onnx` (or `.onnx.gz`), a recipe `.toml`, a Python file `.py`, or the folder of an artifact.
 
     Recipes are pruned as they say. A Python file has `model()` and `example_inputs()` and is executed, as a recipe's is.
@@ -70,18 +78,18 @@ def load_network(path: Path) -> Network:
         ToolError: what was read computes other outputs than the runtime.
     """
     if path.is_dir():
-        network = _artifact(path)
+        model = _artifact(path)
     elif path.name.endswith((".onnx", ".onnx.gz")):
-        network = _onnx(path)
+        model = _onnx(path)
     elif path.suffix in (".toml", ".py"):
-        network = _python(path)
+        model = _python(path)
     else:
         raise UserError(f"{path} is neither an ONNX file, a recipe (.toml), a Python file (.py) nor an artifact's folder.")
-    _check(network)
-    return network
+    _check(model)
+    return model
 
 
-def _onnx(path: Path) -> Network:
+def _onnx(path: Path) -> Model:
     from edgectl.assure.verify.onnx_reader import read_onnx  # noqa: PLC0415
 
     graph, shape, data = read_onnx(path)
@@ -102,10 +110,10 @@ def _onnx(path: Path) -> Network:
     def run(x: Array) -> Array:
         return np.asarray(session.run(None, {given.name: x.astype(kind)})[0], np.float32).reshape(-1)
 
-    return Network(str(path), graph, shape, run, "onnxruntime")
+    return Model(str(path), graph, shape, run, "onnxruntime")
 
 
-def _python(path: Path) -> Network:
+def _python(path: Path) -> Model:
     from edgectl.compress.prune import prune_oneshot  # noqa: PLC0415
     from edgectl.lowering.executorch import plain_weights  # noqa: PLC0415
     from edgectl.profile.workload import load_workload  # noqa: PLC0415
@@ -118,7 +126,7 @@ def _python(path: Path) -> Network:
     return _module(str(path), plain_weights(work.module), work.example[:1])
 
 
-def _module(name: str, module: nn.Module, example: Tensor) -> Network:
+def _module(name: str, module: nn.Module, example: Tensor) -> Model:
     from edgectl.assure.verify.torch_reader import read_module  # noqa: PLC0415
 
     graph = read_module(module, example)
@@ -128,26 +136,27 @@ def _module(name: str, module: nn.Module, example: Tensor) -> Network:
             result: Any = module(torch.from_numpy(np.ascontiguousarray(x, np.float32)))
         return np.asarray(result.numpy()).reshape(-1)
 
-    return Network(name, graph, tuple(example.shape), run, "PyTorch")
+    return Model(name, graph, tuple(example.shape), run, "PyTorch")
 
 
-def _artifact(folder: Path) -> Network:
+def _artifact(folder: Path) -> Model:
     from edgectl.assure.verify.artifact_reader import read_artifact  # noqa: PLC0415
 
     decoded = read_artifact(folder)
+    single = decoded.graph.to(torch.float32)
 
     def run(x: Array) -> Array:
-        return decoded.graph.to(torch.float32).forward(torch.from_numpy(x).reshape(1, *decoded.graph.input.shape)).numpy()
+        return single.forward(torch.from_numpy(x).reshape(1, *single.input.shape)).numpy().reshape(-1)
 
-    return Network(str(folder), decoded.graph, decoded.shape, run, "PyTorch, with the artifact's weights", decoded.note)
+    return Model(str(folder), decoded.graph, decoded.shape, run, "PyTorch, with the artifact's weights", decoded.note)
 
 
-def _check(network: Network) -> None:
+def _check(model: Model) -> None:
     """What was read must compute what the runtime does."""
-    x = np.random.default_rng(_SEED).random(network.shape, np.float32)
-    want = network.run(x)
-    have = network.graph.forward(torch.from_numpy(x).double().reshape(1, *network.graph.input.shape)).numpy().reshape(-1)
+    x = np.random.default_rng(_SEED).random(model.shape, np.float32)
+    want = model.run(x)
+    have = model.graph.forward(torch.from_numpy(x).double().reshape(1, *model.graph.input.shape)).numpy().reshape(-1)
     if not np.isfinite(want).all():
-        raise UserError(f"{network.name} computes NaN or infinity for a random input: nothing can be proved of it.")
+        raise UserError(f"{model.name} computes NaN or infinity for a random input: nothing can be proved of it.")
     if have.shape != want.shape or np.abs(have - want).max() > _TOLERANCE * max(1.0, float(np.abs(want).max())):
-        raise ToolError(f"reading {network.name}", f"it computes other outputs than {network.runner} does")
+        raise ToolError(f"reading {model.name}", f"it computes other outputs than {model.runner} does")

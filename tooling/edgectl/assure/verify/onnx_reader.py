@@ -103,7 +103,8 @@ class _Reader:
 
         if node.op_type not in _FOLDED:
             raise Unsupported("has no relaxation here")
-        named = {name: operand for name, operand in zip(node.input, operands, strict=True) if isinstance(operand, np.ndarray)}
+        given = zip(node.input, operands, strict=True)
+        named = {str(name): operand for name, operand in given if isinstance(operand, np.ndarray)}
         size = _folded_size(node.op_type, list(named.values()))
         if size > _MOST_CONSTANT:
             raise Unsupported(f"makes a constant of {size} elements")
@@ -114,7 +115,7 @@ class _Reader:
         outputs = [helper.make_value_info(node.output[0], helper.make_tensor_type_proto(0, None))]
         graph = helper.make_graph([node], "constant", inputs, outputs)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)])
-        return np.asarray(ReferenceEvaluator(model).run(None, named)[0])
+        return np.asarray(next(iter(ReferenceEvaluator(model).run(None, named))))
 
 
 class _Call:
@@ -222,8 +223,8 @@ def _conv(call: _Call) -> Value:
 def _batch_norm(call: _Call) -> Value:
     if call.arguments.get("training_mode", 0):
         raise Unsupported("is in training mode")
-    numbers = [call.tensor(i) for i in range(1, 5)]
-    return call.builder.batch_norm(call.name, call.x, *numbers, eps=float(call.arguments.get("epsilon", 1e-5)))
+    gamma, beta, mean, var = (call.tensor(i) for i in range(1, 5))
+    return call.builder.batch_norm(call.name, call.x, gamma, beta, mean, var, float(call.arguments.get("epsilon", 1e-5)))
 
 
 def _add(call: _Call) -> Value:

@@ -91,7 +91,7 @@ def read_plan(data: bytes) -> Plan:
 
 
 def _read(data: memoryview) -> Plan:
-    header = plan._HEADER.unpack_from(data)
+    header = plan.HEADER.unpack_from(data)
     magic, version, n_tensors, n_ops, n_inputs, n_outputs, n_index, total = header[:8]
     tensors_off, ops_off, index_off, strings_off, strings_size, data_off, data_size, _, chains_off, n_chains = header[8:18]
     if magic != plan.MAGIC or version != plan.VERSION or total != len(data):
@@ -99,12 +99,14 @@ def _read(data: memoryview) -> Plan:
     index = [int(i) for i in np.frombuffer(data, "<u4", n_index, index_off)]
     strings = bytes(_slice(data, strings_off, strings_size))
     weights = _slice(data, data_off, data_size)
-    tensors = [_tensor(plan._TENSOR.unpack_from(data, tensors_off + i * plan._TENSOR.size)) for i in range(n_tensors)]
+    tensors = [_tensor(plan.TENSOR.unpack_from(data, tensors_off + i * plan.TENSOR.size)) for i in range(n_tensors)]
     again: set[int] = set()
     for i in range(n_chains):
-        first, count, _, _, part = plan._CHAIN.unpack_from(data, chains_off + i * plan._CHAIN.size)
+        first, count, _, _, part = plan.CHAIN.unpack_from(data, chains_off + i * plan.CHAIN.size)
+        if first + count > n_ops:
+            raise Damaged("a chain has operations that there are not")
         again |= set(range(first, first + count)) if part else set()
-    records = (plan._OP.unpack_from(data, ops_off + i * plan._OP.size) for i in range(n_ops) if i not in again)
+    records = (plan.OP.unpack_from(data, ops_off + i * plan.OP.size) for i in range(n_ops) if i not in again)
     operations = [_operation(record, index, strings, weights) for record in records]
     for number in (n for op in operations for n in (*op.inputs, op.output, 0 if op.residual is None else op.residual)):
         tensors[number]
@@ -118,7 +120,7 @@ def _tensor(record: Sequence[Any]) -> Record:
     dims, halo, stride = tuple(rest[:4]), tuple(rest[4:8]), tuple(rest[8:11])
     if min(dims) < 1 or min(halo) < 0 or min(stride) < 0:
         raise Damaged("a tensor has negative sizes")
-    return Record(Storage(storage), io_index, dims, halo, stride, rest[11], rest[13] == 1, zero_point)  # type: ignore[arg-type]
+    return Record(Storage(storage), io_index, dims, halo, stride, rest[11], rest[13] == 1, zero_point)
 
 
 def _operation(record: Sequence[Any], index: list[int], strings: bytes, weights: memoryview) -> Operation:
@@ -147,7 +149,7 @@ def packed(blob: memoryview) -> Weights:
     """The weights behind a PackedHeader."""
     block, n_blocks, n_entries, n_filters = struct.unpack_from("<4I", blob)
     places = struct.unpack_from("<5Q", blob, 16)
-    rows = _array(blob, "<u4", n_blocks + 1, places[0]).astype(np.int64)
+    rows = _rows(blob, n_blocks, places[0], n_entries, n_filters)
     filters = _array(blob, "<u4", n_blocks * block, places[1]).astype(np.int64).reshape(n_blocks, block)
     offsets = _array(blob, "<i4", n_entries, places[2]).astype(np.int64)
     values = _array(blob, "<f4", n_entries * block, places[3]).astype(np.float64).reshape(n_entries, block)
@@ -168,7 +170,7 @@ def packed_int8(blob: memoryview) -> Weights:
     places = struct.unpack_from("<8Q", blob, 56)
     if bits not in (4, 8) or block not in (4, 8) or (bits == 4 and n_entries % 2):
         raise Damaged("its codes are of no known kind")
-    rows = _array(blob, "<u4", n_blocks + 1, places[0]).astype(np.int64)
+    rows = _rows(blob, n_blocks, places[0], n_entries, n_filters)
     lists = _array(blob, "<u4", n_blocks, places[1]).astype(np.int64)
     groups = _array(blob, "<u4", n_blocks * block // 4, places[2]).astype(np.int64)
     offsets = _array(blob, "<i4", n_offsets, places[3]).astype(np.int64)
@@ -192,6 +194,14 @@ def packed_int8(blob: memoryview) -> Weights:
         numbers.append(made)
     values = levels[entry, row, lane].astype(np.float64)
     return Weights(filters[of_block[entry], row], offsets[where[entry]], lane, values, numbers[0], numbers[1])
+
+
+def _rows(blob: memoryview, n_blocks: int, place: int, n_entries: int, n_filters: int) -> npt.NDArray[np.int64]:
+    """Where the entries of every block begin, and where the last one's end."""
+    rows = _array(blob, "<u4", n_blocks + 1, place).astype(np.int64)
+    if rows[0] != 0 or rows[-1] != n_entries or (np.diff(rows) < 0).any() or max(n_entries, n_filters) > len(blob):
+        raise Damaged("its blocks do not share its entries")
+    return rows
 
 
 def depthwise(blob: memoryview, taps: int) -> tuple[Array, Array]:

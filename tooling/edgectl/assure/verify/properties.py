@@ -63,7 +63,7 @@ def check_sizes(properties: Sequence[Property], inputs: int, outputs: int, name:
 
 
 def robustness(name: str, sample: Tensor, label: int, outputs: int, eps: float, span: tuple[float, float]) -> Property:
-    """Robustness in the L-infinity ball: every x with |x - sample| <= eps within `span` gets a larger output `label` than others.
+    """Robustness in the L-infinity ball: output `label` is the largest for x with |x - sample| <= eps in `span`.
 
     Args:
         name: what a person knows it by.

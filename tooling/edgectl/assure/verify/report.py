@@ -7,7 +7,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ import numpy.typing as npt
 from edgectl.errors import ToolError, UserError
 
 Answer = Literal["verified", "falsified", "unknown"]
+VERIFIED: Final = "verified"
+FALSIFIED: Final = "falsified"
+UNKNOWN: Final = "unknown"
 _MOST_BYTES = 1 << 31
 
 
@@ -54,7 +57,7 @@ class Result:
 
     def settles(self, timeout: float) -> bool:
         """Whether asking again with so much time would tell no more."""
-        return self.verdict != "unknown" or self.timeout >= timeout
+        return self.verdict != UNKNOWN or self.timeout >= timeout
 
 
 class Report:
@@ -63,13 +66,15 @@ class Report:
     A killed run loses at most the instance in flight: the file is replaced whole after each.
 
     Raises:
-        UserError: there is another file at the path.
+        UserError: there is another file at the path, or none can be written there.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.results: list[Result] = []
         self._former = {} if path is None or not path.exists() else _read(path)
+        if path is not None:
+            _check_writable(path)
 
     def known(self, model: str, name: str, digest: str, timeout: float) -> Result | None:
         """What an earlier run found out of the same network and property, if asking again would tell no more."""
@@ -110,6 +115,13 @@ class Report:
             raise ToolError(f"writing {self.path}", error.strerror or str(error)) from error
 
 
+def _check_writable(path: Path) -> None:
+    """Raises UserError where no report can be written: before hours are spent on what it would hold."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"No report can be written to {path}: {folder} is not a folder that you may write to.")
+
+
 def _document(result: Result) -> dict[str, Any]:
     made: dict[str, Any] = {
         "model": result.model,
@@ -140,7 +152,7 @@ def _read(path: Path) -> dict[tuple[str, str, str], Result]:
 
 
 def _result(row: dict[str, Any]) -> Result:
-    if row["verdict"] not in ("verified", "falsified", "unknown"):
+    if row["verdict"] not in (VERIFIED, FALSIFIED, UNKNOWN):
         raise ValueError(row["verdict"])
     found = row.get("counterexample")
     example = None

@@ -1,4 +1,4 @@
-"""Verifies instances one after the other: loads, asks, checks counterexamples by running the model, and keeps what was found."""
+"""Verifies instances one after the other: opens models, asks, runs them on counterexamples, and keeps what was found."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgectl.assure.verify.models import Network, load_network
+from edgectl.assure.verify.models import Model, open_model
 from edgectl.assure.verify.properties import Property, check_eps, check_sizes, robustness
-from edgectl.assure.verify.report import Answer, Counterexample, Report, Result
+from edgectl.assure.verify.report import FALSIFIED, UNKNOWN, VERIFIED, Answer, Counterexample, Report, Result
 from edgectl.assure.verify.samples import Sample, read_samples
+from edgectl.assure.verify.verifier import Options, verify
 from edgectl.assure.verify.vnnlib import read_vnnlib
 from edgectl.errors import UserError
+from edgectl.quiet import quiet
 
 _MOST_ROWS = 100_000
 
@@ -29,18 +31,18 @@ class Question:
     """One instance: a property of a model, and how long to try.
 
     Attributes:
-        model: the model's file or folder.
+        model: its file or folder.
         name: what the report calls the model.
         property: what it calls the property.
         timeout: seconds.
-        ask: the properties, all of which must hold, for the network once it is loaded.
+        ask: the properties, all of which must hold, for the model once it is open.
     """
 
     model: Path
     name: str
     property: str
     timeout: float
-    ask: Callable[[Network], list[Property]]
+    ask: Callable[[Model], list[Property]]
 
 
 def of_files(model: Path, properties: Path, timeout: float) -> Question:
@@ -88,7 +90,7 @@ def of_samples(
     eps: float,
     timeout: float,
     *,
-    load: Callable[[Path], Network] = load_network,
+    load: Callable[[Path], Model] = open_model,
     labels: Path | None = None,
     count: int | None = None,
     span: tuple[float, float] = (0.0, 1.0),
@@ -99,35 +101,35 @@ def of_samples(
         UserError: eps is negative, or the samples are missing, damaged or do not fit the model.
     """
     check_eps(eps)
-    network = load(model)
-    if network.outputs < 2:
+    opened = load(model)
+    if opened.outputs < 2:
         raise UserError(f"{model} has one output: robustness is of which output is the largest. Give a --property.")
-    samples = read_samples(data, network.graph.input.shape, labels=labels, count=count, span=span)
+    samples = read_samples(data, opened.graph.input.shape, labels=labels, count=count, span=span)
     questions = []
     for sample in samples:
         name = f"{data.name}[{sample.name}] eps {eps:g}"
-        label = _label(network, sample)
-        prop = robustness(name, sample.values, label, network.outputs, eps, span)
+        label = _label(opened, sample)
+        prop = robustness(name, sample.values, label, opened.outputs, eps, span)
         questions.append(Question(model, str(model), name, timeout, _given([prop])))
     return questions
 
 
-def _asking(path: Path) -> Callable[[Network], list[Property]]:
-    return lambda network: read_vnnlib(path, network.graph.input.size, network.outputs)
+def _asking(path: Path) -> Callable[[Model], list[Property]]:
+    return lambda model: read_vnnlib(path, model.graph.input.size, model.outputs)
 
 
-def _given(properties: list[Property]) -> Callable[[Network], list[Property]]:
-    def ask(network: Network) -> list[Property]:
-        check_sizes(properties, network.graph.input.size, network.outputs, properties[0].name)
+def _given(properties: list[Property]) -> Callable[[Model], list[Property]]:
+    def ask(model: Model) -> list[Property]:
+        check_sizes(properties, model.graph.input.size, model.outputs, properties[0].name)
         return properties
 
     return ask
 
 
-def _label(network: Network, sample: Sample) -> int:
+def _label(model: Model, sample: Sample) -> int:
     if sample.label is not None:
         return sample.label
-    return int(network.run(sample.values.numpy().astype(np.float32).reshape(network.shape)).argmax())
+    return int(model.run(sample.values.numpy().astype(np.float32).reshape(model.shape)).argmax())
 
 
 def _beside(path: Path, row: int, name: str) -> Path:
@@ -138,15 +140,19 @@ def _beside(path: Path, row: int, name: str) -> Path:
 
 
 class Loader:
-    """Loads networks, and keeps the last one: instances come sorted by model."""
+    """Opens models, and keeps the last one: instances come sorted by model. `notes` are what their users must know."""
 
     def __init__(self) -> None:
-        self._last: tuple[Path, Network] | None = None
+        self._last: tuple[Path, Model] | None = None
+        self.notes: list[str] = []
 
-    def __call__(self, path: Path) -> Network:
-        """The network at a path; see edgectl.assure.verify.models.load_network."""
+    def __call__(self, path: Path) -> Model:
+        """The model at a path; see edgectl.assure.verify.models.open_model."""
         if self._last is None or self._last[0] != path:
-            self._last = (path, load_network(path))
+            self._last = (path, open_model(path))
+            note = self._last[1].note
+            if note and note not in self.notes:
+                self.notes.append(note)
         return self._last[1]
 
 
@@ -155,7 +161,7 @@ def run(
     report: Report,
     options: Options,
     *,
-    load: Callable[[Path], Network],
+    load: Callable[[Path], Model],
     start: Callable[[Question], None] = lambda question: None,
 ) -> Iterator[Result]:
     """Answers questions in turn, each on disk in the report before it is yielded; those the report knows are not asked again.
@@ -163,8 +169,8 @@ def run(
     Args:
         questions: what to ask.
         report: where results go, and those of earlier runs are.
-        options: how to search.
-        load: gives the network at a path.
+        options: how hard to try; its time is not looked at, the questions' are.
+        load: gives the model at a path.
         start: called with each question before it is asked.
 
     Raises:
@@ -173,46 +179,43 @@ def run(
     """
     for question in questions:
         start(question)
-        network = load(question.model)
-        properties = question.ask(network)
-        digest = _digest(network, properties)
+        model = load(question.model)
+        properties = question.ask(model)
+        digest = _digest(model, properties)
         result = report.known(question.name, question.property, digest, question.timeout)
         if result is None:
-            result = _answer(question, network, properties, digest, options)
+            result = _answer(question, model, properties, digest, options)
         report.add(result)
         yield result
 
 
-def _answer(question: Question, network: Network, properties: list[Property], digest: str, options: Options) -> Result:
+def _answer(question: Question, model: Model, properties: list[Property], digest: str, options: Options) -> Result:
     """Asks for the properties one after the other: all must hold, and one that does not is enough."""
     began = time.monotonic()
-    bound, branches, verdict = math.inf, 0, "verified"
+    bound, branches = math.inf, 0
+    verdict: Answer = VERIFIED
     example = None
     for prop in properties:
         left = max(0.0, question.timeout - (time.monotonic() - began))
-
-        def confirms(x: Tensor, prop: Property = prop) -> bool:
-            return _confirm(network, prop, x) is not None
-
-        found = verify(network.graph, prop, options, timeout=left, confirm=confirms)
+        with quiet():
+            found = verify(model.graph, prop, replace(options, timeout=left), model.normal_form)
         branches += found.branches
         bound = min(bound, found.bound)
         if found.counterexample is not None:
-            example = _confirm(network, prop, found.counterexample)
+            example = _confirm(model, prop, found.counterexample)
         if example is not None:
-            verdict = "falsified"
+            verdict = FALSIFIED
             break
-        if found.verdict != "verified":
-            verdict = "unknown"
+        if found.verdict != VERIFIED:
+            verdict = UNKNOWN
     seconds = time.monotonic() - began
-    answer: Answer = verdict
-    return Result(question.name, question.property, answer, bound, branches, seconds, question.timeout, digest, example)
+    return Result(question.name, question.property, verdict, bound, branches, seconds, question.timeout, digest, example)
 
 
-def _confirm(network: Network, prop: Property, x: Tensor) -> Counterexample | None:
+def _confirm(model: Model, prop: Property, x: Tensor) -> Counterexample | None:
     """Runs the model on a suspected counterexample, in float32 and inside of the box; None where it is none."""
     point = inside(x, prop)
-    output = network.run(point.reshape(network.shape))
+    output = model.run(point.reshape(model.shape))
     if not np.isfinite(output).all() or not prop.violated(torch.from_numpy(output)):
         return None
     return Counterexample(point, output)
@@ -231,8 +234,8 @@ def inside(x: Tensor, prop: Property) -> np.ndarray:
     return np.where(lowest > highest, ((low + high) / 2).astype(np.float32), point)
 
 
-def _digest(network: Network, properties: list[Property]) -> str:
-    sha = hashlib.sha256(network.digest().encode())
+def _digest(model: Model, properties: list[Property]) -> str:
+    sha = hashlib.sha256(model.digest.encode())
     for prop in properties:
         for tensor in (prop.lower, prop.upper, *(t for clause in prop.clauses for t in (clause.rows, clause.bound))):
             sha.update(f"{tuple(tensor.shape)}".encode())

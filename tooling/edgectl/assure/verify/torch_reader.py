@@ -85,7 +85,7 @@ class _Reader:
     def _step(self, node: fx.Node) -> Any:
         operands = {value for value in node.all_input_nodes if isinstance(self.values[value], Value)}
         if not operands:
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.values[n])  # type: ignore[no-untyped-call]
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.values[n])
             return node.target(*args, **kwargs)  # type: ignore[operator]
         if node.target is operator.getitem:
             if node.args[1] != 0:
@@ -108,10 +108,7 @@ class _Call:
         self.builder = reader.builder
         self.name = _path(node)
         self.shape = tuple(node.meta["val"].shape) if isinstance(node.meta.get("val"), torch.Tensor) else ()
-        self._given = {
-            key: fx.map_arg(value, lambda n: reader.values[n])  # type: ignore[no-untyped-call]
-            for key, value in given.items()
-        }
+        self._given = {key: fx.map_arg(value, lambda n: reader.values[n]) for key, value in given.items()}
 
     def __getitem__(self, name: str) -> Any:
         return self._given[name]

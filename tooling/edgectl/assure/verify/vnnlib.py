@@ -264,7 +264,8 @@ def _properties(name: str, cases: list[_Case], inputs: int, outputs: int) -> Ite
         boxes.setdefault(box, []).append(_clause(case, outputs))
     for number, ((lower, upper), clauses) in enumerate(boxes.items()):
         label = name if len(boxes) == 1 else f"{name}, box {number}"
-        yield Property(label, *(torch.tensor(b, dtype=torch.float64) for b in (lower, upper)), tuple(clauses))
+        low, high = (torch.tensor(side, dtype=torch.float64) for side in (lower, upper))
+        yield Property(label, low, high, tuple(clauses))
 
 
 def _clause(case: _Case, outputs: int) -> Clause:
