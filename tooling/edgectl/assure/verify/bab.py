@@ -88,7 +88,12 @@ class BranchAndBound:
         return Outcome(self.bound, self.branches, self.found, self.trace)
 
     def _running(self) -> bool:
-        return time.monotonic() < self._deadline and self.found is None and self._failure is None
+        return (
+            time.monotonic() < self._deadline
+            and self.found is None
+            and self._failure is None
+            and self.branches < self.search.branches
+        )
 
     def _work(self, worker: int) -> None:
         torch.set_num_threads(1)
@@ -133,7 +138,7 @@ class BranchAndBound:
         budget = self.search.patience * 2 * sum(layer.unstable for layer in root.network.layers[1:])
         gain = tree.bound - float(bound)
         if not self.search.narrow.steps:
-            tree.grow(1 << 62, self._running)
+            tree.grow(self.search.branches - self.branches, self._running)
         elif gain > 0 and -float(bound) / gain < math.log2(1 + budget):  # a tree of so many levels is cheaper than new roots
             tree.grow(int(budget), self._running)
         with self._change:

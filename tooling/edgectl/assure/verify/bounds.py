@@ -280,10 +280,10 @@ class Multipliers:
 
 
 class Adam:
-    """Gradient ascent with Adam's step (arXiv 1412.6980), its rate 0.98 of the last at every step."""
+    """Gradient ascent with Adam's step (arXiv 1412.6980), its rate `decay` of the last at every step."""
 
-    def __init__(self, rate: float) -> None:
-        self.rate, self.steps = rate, 0
+    def __init__(self, rate: float, decay: float) -> None:
+        self.rate, self.decay, self.steps = rate, decay, 0
         self.mean, self.square = torch.empty(0), torch.empty(0)
 
     def step(self, value: Tensor, gradient: Tensor) -> None:
@@ -294,7 +294,7 @@ class Adam:
         self.mean.lerp_(gradient, 1 - 0.9)
         self.square.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
         root = self.square.sqrt().mul_((1 - 0.999**self.steps) ** -0.5).add_(1e-8)
-        value.addcdiv_(self.mean, root, value=self.rate * 0.98**self.steps / (1 - 0.9**self.steps))
+        value.addcdiv_(self.mean, root, value=self.rate * self.decay**self.steps / (1 - 0.9**self.steps))
 
     def keep(self, columns: Tensor) -> None:
         """Forget the other columns."""
@@ -304,12 +304,13 @@ class Adam:
 
 @dataclass(frozen=True)
 class Rates:
-    """Steps of the optimiser and how far each moves a multiplier at first (0.98 of it every step on)."""
+    """Steps of the optimiser and how far each moves a multiplier at first, and what of that is left a step later."""
 
     steps: int = 20
     alpha: float = 0.1
     beta: float = 0.1
     gamma: float = 0.1
+    decay: float = 0.98
 
 
 class Problem:
@@ -386,7 +387,7 @@ class Problem:
         best = problem.bound(moving)
         done = best > target
         at.store(moving.columns(done), live[done])
-        ascent = [Adam(rate) for rate in (rates.alpha, rates.beta, rates.gamma)]
+        ascent = [Adam(rate, rates.decay) for rate in (rates.alpha, rates.beta, rates.gamma)]
         for _ in range(rates.steps):
             if done.all():
                 return best

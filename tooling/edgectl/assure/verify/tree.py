@@ -12,6 +12,7 @@ from torch import Tensor
 from edgectl.assure.verify.bounds import Multipliers, Problem, Rates, Rows, Splits
 from edgectl.assure.verify.branching import Branching, choose
 from edgectl.assure.verify.frontier import Array, Frontier, stack
+from edgectl.assure.verify.leaf import FEASIBLE, least_slack
 from edgectl.assure.verify.root import Root
 
 CLAIM = 1e-5  # float32 bound from which the search rests and float64 decides
@@ -29,6 +30,7 @@ class Search:
         rates: the optimiser's steps on every batch.
         narrow: its steps on the bounds of single neurons under a new root; 0 steps: the first root serves all.
         patience: branches under one root, as a share of the bounds narrowed for it, that are worth avoiding two more roots.
+        branches: splits after which the search stops, decided or not.
         memory: bytes of waiting domains kept out of the disk.
         seed: of random branching.
     """
@@ -40,6 +42,7 @@ class Search:
     rates: Rates = field(default_factory=lambda: Rates(20, 0.05, 0.05, 0.05))
     narrow: Rates = field(default_factory=lambda: Rates(10, 0.2, 0.2, 0.5))
     patience: float = 0.25
+    branches: int = 1 << 62
     memory: int = 2 << 30
     seed: int = 0
 
@@ -134,6 +137,16 @@ class Tree:
         if len(left):
             self._enter(problem.columns(left), at.columns(left), splits.columns(left), bounds[left])
 
+    def _leaf(self, bound: float, splits: Splits | None) -> None:
+        """Decide a domain in which every neuron is fixed."""
+        fixed = self.root.splits if splits is None else self.root.splits.join(splits.to(torch.float64))
+        sign = self.root.lower.new_zeros(len(self.root.lower) + 1).scatter(0, fixed.row[:, 0], fixed.sign[:, 0])
+        slack, x = least_slack(self.root, sign[:-1], self.rows, self.allowed)
+        if x is not None and slack <= FEASIBLE:
+            self.found = self.confirm(x[None])
+        if slack <= FEASIBLE and self.found is None:
+            self.stuck.append(bound)
+
     def _enter(self, problem: Problem, at: Multipliers, splits: Splits | None, bounds: Tensor) -> None:
         """Look for a counterexample at the problems' minimisers, choose what each splits next, and queue them.
 
@@ -148,7 +161,7 @@ class Tree:
         gamma = np.zeros((0, len(choice)), np.float32) if at.gamma is None else at.gamma.numpy()
         for i, row in enumerate(choice.tolist()):
             if row == problem.relaxation.unstable:
-                self.stuck.append(float(bounds[i]))
+                self._leaf(float(bounds[i]), splits and splits.columns(torch.tensor([i])))
                 continue
             rows, signs, used = np.zeros(0, np.int32), np.zeros(0, np.int8), np.ones(len(beta), bool)
             if splits is not None:
