@@ -142,7 +142,7 @@ class Tree:
         fixed = self.root.splits if splits is None else self.root.splits.join(splits.to(torch.float64))
         sign = self.root.lower.new_zeros(len(self.root.lower) + 1).scatter(0, fixed.row[:, 0], fixed.sign[:, 0])
         slack, x = least_slack(self.root, sign[:-1], self.rows, self.allowed)
-        if x is not None and slack <= FEASIBLE:
+        if x is not None and slack <= FEASIBLE and self.found is None:
             self.found = self.confirm(x[None])
         if slack <= FEASIBLE and self.found is None:
             self.stuck.append(bound)
