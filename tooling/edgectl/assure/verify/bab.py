@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -126,16 +127,21 @@ class BranchAndBound:
         if bound > 0:
             return [], None
         tree = Tree(root, self.rows, allowed, self.search, self.confirm)
-        choice = tree.plant(bound, at)
-        columns = 2 * sum(layer.unstable for layer in root.network.layers[1:])
-        tree.grow(int(self.search.patience * columns) + 1 if self.search.narrow.steps else 1 << 62, self._running)
+        tree.plant(bound, at)
+        tree.grow(1, self._running)
+        halves = tree.frontier.entries
+        budget = self.search.patience * 2 * sum(layer.unstable for layer in root.network.layers[1:])
+        gain = tree.bound - float(bound)
+        if not self.search.narrow.steps:
+            tree.grow(1 << 62, self._running)
+        elif gain > 0 and -float(bound) / gain < math.log2(1 + budget):  # a tree of so many levels is cheaper than new roots
+            tree.grow(int(budget), self._running)
         with self._change:
-            self.branches += tree.branches + 1
+            self.branches += tree.branches
             if tree.found is not None:
                 self.found = tree.found
-        if tree.bound == float("inf"):
+        if tree.bound == math.inf:
             return [], None
         if not self._running() or tree.stuck:
             return [], tree.bound
-        best = float(bound)
-        return [Task(best, task.clause, root.split(choice, sign), at.alpha) for sign in (-1, 1)], None
+        return [Task(half.bound, task.clause, *half.under(root)) for half in halves], None

@@ -40,6 +40,11 @@ class Frontier(Generic[E]):
         return len(self._heap) + sum(number for _, number, _ in self._spilled)
 
     @property
+    def entries(self) -> list[E]:
+        """What is in memory."""
+        return [item[2] for item in self._heap]
+
+    @property
     def bound(self) -> float:
         """The smallest bound of all entries, infinity where there are none."""
         return min([*(entry[0] for entry in self._heap[:1]), *(least for least, _, _ in self._spilled)], default=float("inf"))
@@ -69,7 +74,7 @@ class Frontier(Generic[E]):
         self._heap.sort(key=lambda item: item[:2])
         kept = len(self._heap) // 2
         out, self._heap = [item[2] for item in self._heap[kept:]], self._heap[:kept]
-        file = tempfile.TemporaryFile(prefix="edgectl-verify-")  # noqa: SIM115: lives until it is read back
+        file = tempfile.TemporaryFile(prefix="edgectl-verify-")  # noqa: SIM115
         pickle.dump(out, file, protocol=pickle.HIGHEST_PROTOCOL)
         self._spilled.append((out[0].bound, len(out), file))
         self.bytes -= sum(entry.nbytes for entry in out)

@@ -134,10 +134,13 @@ def narrow(root: Root, rows: Rows, allowed: Tensor, alpha: Tensor, rates: Rates,
         begin = sum(layer.unstable for layer in root.network.layers[:k])
         end = begin + root.network.layers[k].unstable
         neurons = root.free[begin:end].nonzero()[:, 0]
-        low, high = (_reach_given(root, rows, allowed, alpha, k, neurons, sign, rates) for sign in (1, -1))
+        signs = torch.ones_like(neurons)
+        both, signs = torch.cat((neurons, neurons)), torch.cat((signs, -signs))
+        found = _reach_given(root, rows, allowed, alpha, k, both, signs, rates)
+        low, high = found[: len(neurons)], -found[len(neurons) :]
         lower, upper = root.lower.clone(), root.upper.clone()
         lower[begin + neurons, 0] = torch.maximum(lower[begin + neurons, 0], low)
-        upper[begin + neurons, 0] = torch.minimum(upper[begin + neurons, 0], -high)
+        upper[begin + neurons, 0] = torch.minimum(upper[begin + neurons, 0], high)
         if (lower > upper).any():
             return None
         root, kept = stabilise(root, k, lower, upper)
@@ -146,14 +149,13 @@ def narrow(root: Root, rows: Rows, allowed: Tensor, alpha: Tensor, rates: Rates,
 
 
 def _reach_given(
-    root: Root, rows: Rows, allowed: Tensor, alpha: Tensor, k: int, neurons: Tensor, sign: int, rates: Rates
+    root: Root, rows: Rows, allowed: Tensor, alpha: Tensor, k: int, neurons: Tensor, signs: Tensor, rates: Rates
 ) -> Tensor:
-    """Lower bounds `[N]` of `sign * z` over neurons of layer k where the output fulfils the clause's rows."""
+    """Lower bounds `[N]` of `sign * z` over neurons `[N]` of layer k where the output fulfils the clause's rows."""
     found = [root.lower.new_zeros(0)]
-    for some in neurons.split(COLUMNS):
-        signs = torch.full_like(some, sign)
+    for some, sign in zip(neurons.split(COLUMNS), signs.split(COLUMNS), strict=True):
         quick, exact = (
-            Problem(r.relax(len(some)), o, a.expand(-1, len(some)), pick(r.network, k, some, signs))
+            Problem(r.relax(len(some)), o, a.expand(-1, len(some)), pick(r.network, k, some, sign))
             for r, o, a in ((root.quick, rows.to(torch.float32), allowed.float()), (root, rows, allowed))
         )
         at = quick.first()

@@ -28,7 +28,7 @@ class Search:
         threads: roots in work at once.
         rates: the optimiser's steps on every batch.
         narrow: its steps on the bounds of single neurons under a new root; 0 steps: the first root serves all.
-        patience: branches under one root, as a share of its neurons narrowed, before it is split into two roots.
+        patience: branches under one root, as a share of the bounds narrowed for it, that are worth avoiding two more roots.
         memory: bytes of waiting domains kept out of the disk.
         seed: of random branching.
     """
@@ -39,7 +39,7 @@ class Search:
     threads: int = 2
     rates: Rates = field(default_factory=lambda: Rates(20, 0.05, 0.05, 0.05))
     narrow: Rates = field(default_factory=lambda: Rates(20, 0.1, 0.1, 0.1))
-    patience: float = 1.0
+    patience: float = 0.5
     memory: int = 2 << 30
     seed: int = 0
 
@@ -64,6 +64,12 @@ class Domain:
     def nbytes(self) -> int:
         """Memory it holds, in bytes."""
         return 500 + sum(a.nbytes for a in (self.rows, self.signs, self.alpha, self.beta, self.gamma))
+
+    def under(self, root: Root) -> tuple[Root, Tensor]:
+        """The root of this domain alone, and its alphas `[U + 1, 1]`, float32."""
+        for row, sign in zip(self.rows.tolist(), self.signs.tolist(), strict=True):
+            root = root.split(row, sign)
+        return root, torch.from_numpy(self.alpha).float()[:, None]
 
 
 class Tree:
@@ -91,9 +97,9 @@ class Tree:
         """The smallest bound of what is not refuted; infinity where all is."""
         return min([self.frontier.bound, *self.stuck])
 
-    def plant(self, bound: Tensor, at: Multipliers) -> int:
-        """Start from the root, its bound `[1]` and float32 multipliers; returns the row that is split first."""
-        return int(self._enter(self._problem(1), at, None, bound)[0])
+    def plant(self, bound: Tensor, at: Multipliers) -> None:
+        """Start from the root, its bound `[1]` and float32 multipliers."""
+        self._enter(self._problem(1), at, None, bound)
 
     def grow(self, budget: int, running: Callable[[], bool]) -> None:
         """Split until nothing is left, a counterexample is found, `budget` branches are made, or `running` says no."""
@@ -128,8 +134,8 @@ class Tree:
         if len(left):
             self._enter(problem.columns(left), at.columns(left), splits.columns(left), bounds[left])
 
-    def _enter(self, problem: Problem, at: Multipliers, splits: Splits | None, bounds: Tensor) -> Tensor:
-        """Look for a counterexample at the problems' minimisers, choose what each splits next `[N]`, and queue them.
+    def _enter(self, problem: Problem, at: Multipliers, splits: Splits | None, bounds: Tensor) -> None:
+        """Look for a counterexample at the problems' minimisers, choose what each splits next, and queue them.
 
         `splits` are those besides the root's.
         """
@@ -150,4 +156,3 @@ class Tree:
                 rows, signs = splits.row[here, i].numpy().astype(np.int32), splits.sign[here, i].numpy().astype(np.int8)
                 used = np.append(np.ones(fixed, bool), here)
             self.frontier.push([Domain(float(bounds[i]), rows, signs, alpha[i].copy(), beta[used, i], gamma[:, i].copy(), row)])
-        return choice
