@@ -14,15 +14,19 @@ def slack(prop: Property, y: Tensor) -> Tensor:
     return torch.stack([(y @ c.rows.t().to(y) - c.bound.to(y)).amax(1) for c in prop.clauses], 1)
 
 
-def confirmed(graph: Graph, prop: Property, x: Tensor) -> Tensor | None:
-    """The first of inputs `[B, inputs]` that breaks the property in float64 and in float32 arithmetic, `[inputs]` float64."""
-    x = torch.minimum(torch.maximum(x.double(), prop.lower), prop.upper)
-    hits = x[(slack(prop, outputs(graph.to(torch.float64), x)) <= 0).any(1)]
-    single = graph.to(torch.float32)
-    for each in hits:
-        if (slack(prop, outputs(single, each[None].float()).double()) <= 0).any():
-            return each
-    return None
+class Checker:
+    """Whether points break a property: kept in float64 and float32, to ask often."""
+
+    def __init__(self, graph: Graph, prop: Property) -> None:
+        self.prop, self.double, self.single = prop, graph.to(torch.float64), graph.to(torch.float32)
+
+    def __call__(self, x: Tensor) -> Tensor | None:
+        """The first of inputs `[B, inputs]` that breaks the property in float64 and in float32 arithmetic, `[inputs]` float64."""
+        x = torch.minimum(torch.maximum(x.double(), self.prop.lower), self.prop.upper)
+        hits = x[(slack(self.prop, outputs(self.single, x.float()).double()) <= 0).any(1)]
+        if len(hits):
+            hits = hits[(slack(self.prop, outputs(self.double, hits)) <= 0).any(1)]
+        return hits[0] if len(hits) else None
 
 
 def outputs(graph: Graph, x: Tensor) -> Tensor:

@@ -38,8 +38,8 @@ class Search:
     batch: int = 64
     threads: int = 2
     rates: Rates = field(default_factory=lambda: Rates(20, 0.05, 0.05, 0.05))
-    narrow: Rates = field(default_factory=lambda: Rates(20, 0.1, 0.1, 0.1))
-    patience: float = 0.5
+    narrow: Rates = field(default_factory=lambda: Rates(10, 0.2, 0.2, 0.5))
+    patience: float = 0.25
     memory: int = 2 << 30
     seed: int = 0
 

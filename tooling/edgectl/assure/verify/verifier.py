@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from edgectl.assure.verify.attack import confirmed, descend
+from edgectl.assure.verify.attack import Checker, descend
 from edgectl.assure.verify.bab import BranchAndBound, Task
 from edgectl.assure.verify.bounds import Box, Rates, Rows
 from edgectl.assure.verify.graph import Graph
@@ -63,8 +63,9 @@ def verify(graph: Graph, prop: Property, options: Options, network: Network | No
     ) -> Verdict:
         return Verdict(kind, bound, branches, time.monotonic() - begin, x)
 
+    check = Checker(graph, prop)
     points, _ = descend(graph, prop, list(range(len(prop.clauses))), options.restarts, options.attack_steps, generator)
-    if (x := confirmed(graph, prop, points)) is not None:
+    if (x := check(points)) is not None:
         return verdict("falsified", -math.inf, 0, x)
     network = network or normal_form(graph, torch.float64)
     with torch.inference_mode():
@@ -76,7 +77,7 @@ def verify(graph: Graph, prop: Property, options: Options, network: Network | No
         least = float(bounds.min())
         if not len(left):
             return verdict("verified", least)
-        search = BranchAndBound(rows, allowed, options.search, options.again, lambda x: confirmed(graph, prop, x))
+        search = BranchAndBound(rows, allowed, options.search, options.again, check)
         tasks = [Task(float(bounds[c]), c, root, at.alpha[:, c : c + 1]) for c in left.tolist()]
         outcome = search.run(tasks, begin + options.timeout)
     if outcome.found is not None:
