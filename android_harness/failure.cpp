@@ -1,14 +1,12 @@
 #include "failure.h"
 
-#include <executorch/runtime/platform/platform.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstdio>
 #include <cstring>
-#include <mutex>
-#include <string_view>
+#include <string>
 
 #include "json.h"
 
@@ -17,12 +15,15 @@ namespace {
 
 const char* volatile current_step = "load";
 
+// What the guards say; written once, before anything can crash.
+std::string crashed;
+std::string gave_up;
+
+std::atomic<void (*)()> at_crash{nullptr};
+
 // There is one document, though two threads may crash at once, or the process while it ends.
 enum Said : int { kNothing, kDocument, kCrash };
 std::atomic<int> said{kNothing};
-
-std::mutex log_mutex;
-std::string first_error;
 
 // Only what a signal handler may call: the process may be in any state.
 void WriteRaw(const char* text) {
@@ -35,40 +36,28 @@ void WriteRaw(const char* text) {
   }
 }
 
-[[noreturn]] void EndWithCrash(const char* sentence) {
+[[noreturn]] void EndWithCrash(const std::string& sentence) {
   const int before = said.exchange(kCrash);
   if (before == kCrash) sleep(1);  // another thread is writing, and ends the process
   if (before != kNothing) _exit(kExitFailed);
   WriteRaw("{\"version\":1,\"error\":{\"step\":\"");
   WriteRaw(current_step);
   WriteRaw("\",\"message\":\"");
-  WriteRaw(sentence);
+  WriteRaw(sentence.c_str());
   WriteRaw("\",\"code\":1}}\n");
+  if (void (*function)() = at_crash.load()) function();
   _exit(kExitFailed);
 }
 
-void OnSignal(int) {
-  EndWithCrash(
-      "ExecuTorch crashed on this model: the file is damaged, or it is not made for this runtime.");
-}
-
-[[noreturn]] void OnAbort() {
-  EndWithCrash(
-      "ExecuTorch gave up on this model: the file is damaged, or it is not made for this runtime.");
-}
-
-void OnLog(et_timestamp_t, et_pal_log_level_t level, const char* file, const char*, size_t line,
-           const char* message, size_t length) {
-  if (level != et_pal_log_level_t::kError && level != et_pal_log_level_t::kFatal) return;
-  const std::string_view text(message, length);
-  std::fprintf(stderr, "%s:%zu] %.*s\n", file, line, static_cast<int>(text.size()), text.data());
-  const std::lock_guard<std::mutex> lock(log_mutex);
-  if (first_error.empty()) first_error = text;
-}
+void OnSignal(int) { EndWithCrash(crashed); }
 
 }  // namespace
 
-void InstallGuards() {
+void InstallGuards(const char* framework) {
+  const std::string why =
+      " on this model: the file is damaged, or it is not made for this runtime.";
+  crashed = std::string(framework) + " crashed" + why;
+  gave_up = std::string(framework) + " gave up" + why;
   // A damaged model may also exhaust the stack: the handler needs one of its own.
   static char stack[64 * 1024];
   stack_t alternate{};
@@ -81,26 +70,15 @@ void InstallGuards() {
   for (const int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) {
     sigaction(signal, &action, nullptr);
   }
-  using executorch::runtime::PalImpl;
-  PalImpl platform = PalImpl::create(OnLog, __FILE__);
-  platform.abort = OnAbort;
-  executorch::runtime::register_pal(platform);
 }
 
-void EnterStep(const char* step) {
-  current_step = step;
-  const std::lock_guard<std::mutex> lock(log_mutex);
-  first_error.clear();
-}
+void AtCrash(void (*function)()) { at_crash = function; }
+
+void EnterStep(const char* step) { current_step = step; }
 
 const char* CurrentStep() { return current_step; }
 
-std::string LoggedError() {
-  const std::lock_guard<std::mutex> lock(log_mutex);
-  std::string text = first_error;
-  while (!text.empty() && (text.back() == '.' || text.back() == '\n')) text.pop_back();
-  return text;
-}
+void EndWithAbort() { EndWithCrash(gave_up); }
 
 void Print(const std::string& document) {
   std::fwrite(document.data(), 1, document.size(), stdout);

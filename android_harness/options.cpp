@@ -10,15 +10,6 @@
 
 namespace harness {
 
-const char kUsage[] =
-    "usage: runner --model M.pte [--input F.npy|F.raw]... [--output PREFIX] [--warmup N] [--runs "
-    "N]\n"
-    "              [--threads N] [--cpu-mask HEX] [--etdump F]\n"
-    "       runner --peaks [--threads N] [--cpu-mask HEX]\n"
-    "Runs a model and prints one JSON document. Inputs that are not given are zeros.\n"
-    "With --peaks it measures the device instead: multiply-adds, and reading memory.\n"
-    "example: runner --model model.pte --input x.npy --output y --runs 20 --threads 1\n";
-
 namespace {
 
 int ParseCount(const std::string& flag, const char* text, int least, int most) {
@@ -39,8 +30,8 @@ void ParseOne(const std::string& flag, const char* value, Options* options) {
     options->inputs.emplace_back(value);
   } else if (flag == "--output") {
     options->output = value;
-  } else if (flag == "--etdump") {
-    options->etdump = value;
+  } else if (flag == "--profile") {
+    options->profile = value;
   } else if (flag == "--cpu-mask") {
     options->cpu_mask = value;
   } else if (flag == "--warmup") {
@@ -53,7 +44,7 @@ void ParseOne(const std::string& flag, const char* value, Options* options) {
 }
 
 bool Known(const std::string& flag) {
-  for (const char* known : {"--model", "--input", "--output", "--etdump", "--cpu-mask", "--warmup",
+  for (const char* known : {"--model", "--input", "--output", "--profile", "--cpu-mask", "--warmup",
                             "--runs", "--threads"}) {
     if (flag == known) return true;
   }
@@ -68,6 +59,21 @@ int HexDigit(char c) {
 }
 
 }  // namespace
+
+std::string Usage(const Program& program) {
+  const std::string name = program.name;
+  const std::string margin(sizeof "usage: " + name.size(), ' ');
+  return "usage: " + name + " --model M" + program.ending +
+         " [--input F.npy|F.raw]... [--output PREFIX] [--warmup N] [--runs N]\n" + margin +
+         "[--threads N] [--cpu-mask HEX] [--profile F]\n" + "       " + name +
+         " --peaks [--threads N] [--cpu-mask HEX]\n" + "Runs a model with " + program.framework +
+         " and prints one JSON document.\n" +
+         "Inputs that are not given are zeros.\n"
+         "With --peaks it measures the device instead: multiply-adds, and reading memory.\n"
+         "example: " +
+         name + " --model model" + program.ending +
+         " --input x.npy --output y --runs 20 --threads 1\n";
+}
 
 Options ParseOptions(int argc, char** argv) {
   Options options;

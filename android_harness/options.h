@@ -1,4 +1,4 @@
-// The runner's command line.
+// The runners' command line.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -11,15 +11,23 @@ struct Options {
   std::string model;
   std::vector<std::string> inputs;  // .npy, or raw bytes; the inputs that are not given are zeros
   std::string output;               // prefix of the outputs' files; empty: they are not written
-  std::string etdump;               // empty: no event tracer is attached
+  std::string profile;              // empty: nothing is recorded
   int warmup = 1;
   int runs = 1;
-  int threads = 0;       // 0: as many as ExecuTorch chooses, 1 for the peaks
+  int threads = 0;       // 0: as many as the framework chooses, 1 for the peaks
   std::string cpu_mask;  // hexadecimal, bit i is CPU i; empty: wherever the system likes
   bool help = false;
 };
 
-extern const char kUsage[];
+// One of the runners.
+struct Program {
+  const char* name;
+  const char* ending;     // of its models' files
+  const char* framework;  // that runs them
+};
+
+// What --help prints.
+std::string Usage(const Program& program);
 
 // Throws Failure("usage") when an argument is unknown, incomplete or out of range.
 Options ParseOptions(int argc, char** argv);

@@ -5,22 +5,18 @@
 #include <executorch/extension/tensor/tensor.h>
 #include <executorch/runtime/backend/interface.h>
 #include <executorch/runtime/core/exec_aten/util/dim_order_util.h>
+#include <executorch/runtime/platform/platform.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "failure.h"
-#include "json.h"
-#include "kernels/conv/conv.h"
-#include "npy.h"
-#include "options.h"
-#include "peaks.h"
+#include "program.h"
 
 // ExecuTorch's wheel exports this class from libexecutorch_threadpool.so but ships no header for
 // it.
@@ -43,59 +39,60 @@ using executorch::extension::TensorPtr;
 using executorch::runtime::Error;
 using executorch::runtime::EValue;
 using executorch::runtime::MethodMeta;
-using executorch::runtime::Program;
 using executorch::runtime::Tag;
 using executorch::runtime::TensorInfo;
-using Clock = std::chrono::steady_clock;
 
 constexpr char kMethod[] = "forward";
 
-struct Dtype {
+constexpr struct {
   ScalarType type;
-  const char* name;
-  const char* descr;  // NumPy's
-};
-constexpr Dtype kDtypes[] = {
-    {ScalarType::Float, "float32", "<f4"}, {ScalarType::Double, "float64", "<f8"},
-    {ScalarType::Half, "float16", "<f2"},  {ScalarType::Long, "int64", "<i8"},
-    {ScalarType::Int, "int32", "<i4"},     {ScalarType::Short, "int16", "<i2"},
-    {ScalarType::Char, "int8", "|i1"},     {ScalarType::Byte, "uint8", "|u1"},
-    {ScalarType::Bool, "bool", "|b1"},
-};
-
-struct Input {
-  std::vector<int64_t> shape;
   const Dtype* dtype;
-  std::vector<uint8_t> data;
-  TensorPtr tensor;
+} kDtypes[] = {
+    {ScalarType::Float, &kFloat32}, {ScalarType::Double, &kFloat64}, {ScalarType::Half, &kFloat16},
+    {ScalarType::Long, &kInt64},    {ScalarType::Int, &kInt32},      {ScalarType::Short, &kInt16},
+    {ScalarType::Char, &kInt8},     {ScalarType::Byte, &kUInt8},     {ScalarType::Bool, &kBool},
 };
 
-// A loaded model and what the runner knows of it.
-struct Session {
-  ETDumpGen* tracer = nullptr;  // owned by the module; null without --etdump
-  std::unique_ptr<Module> module;
-  std::vector<Input> inputs;
-  std::vector<EValue> outputs;
-  int64_t load_ns = 0;
-  std::vector<int64_t> runs_ns;
-};
+// The first message that ExecuTorch logged as an error in a step.
+std::mutex log_mutex;
+std::string first_error;
 
-int64_t Nanoseconds(Clock::duration duration) {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count();
+void OnLog(et_timestamp_t, et_pal_log_level_t level, const char* file, const char*, size_t line,
+           const char* message, size_t length) {
+  if (level != et_pal_log_level_t::kError && level != et_pal_log_level_t::kFatal) return;
+  const std::string_view text(message, length);
+  std::fprintf(stderr, "%s:%zu] %.*s\n", file, line, static_cast<int>(text.size()), text.data());
+  const std::lock_guard<std::mutex> lock(log_mutex);
+  if (first_error.empty()) first_error = text;
+}
+
+void ForgetErrors() {
+  const std::lock_guard<std::mutex> lock(log_mutex);
+  first_error.clear();
+}
+
+// Collects ExecuTorch's log messages, and makes it end with an error document when it gives up.
+void InstallPlatform() {
+  using executorch::runtime::PalImpl;
+  PalImpl platform = PalImpl::create(OnLog, __FILE__);
+  platform.abort = [] { EndWithAbort(); };
+  executorch::runtime::register_pal(platform);
 }
 
 // Throws unless `error` is Ok; the sentence carries what ExecuTorch logged about it.
 void Check(Error error, const char* step, const std::string& what) {
   if (error == Error::Ok) return;
-  const std::string logged = LoggedError();
+  const std::lock_guard<std::mutex> lock(log_mutex);
+  std::string logged = first_error;
+  while (!logged.empty() && (logged.back() == '.' || logged.back() == '\n')) logged.pop_back();
   const std::string name = std::string(executorch::runtime::to_string(error)).substr(7);
   throw Failure(step, what + " (" + name + ")" + (logged.empty() ? "" : ": " + logged) + ".",
                 static_cast<uint32_t>(error));
 }
 
-const Dtype& DtypeOf(ScalarType type, const char* step, const std::string& what) {
-  for (const Dtype& dtype : kDtypes) {
-    if (dtype.type == type) return dtype;
+const Dtype* DtypeOf(ScalarType type, const char* step, const std::string& what) {
+  for (const auto& known : kDtypes) {
+    if (known.type == type) return known.dtype;
   }
   throw Failure(step, what + " has an element type that the runner does not know.");
 }
@@ -132,186 +129,113 @@ void CheckBackends(const MethodMeta& meta) {
   }
 }
 
-MethodMeta Meta(Module* module) {
-  auto meta = module->method_meta(kMethod);
-  Check(meta.error(), "load", "The model has no usable method \"forward\"");
-  return *meta;
-}
+class ExecutorchModel final : public Model {
+ public:
+  void Load(const Options& options) override {
+    ForgetErrors();
+    SetThreads(options.threads);
+    std::unique_ptr<ETDumpGen> tracer;
+    if (!options.profile.empty()) tracer = std::make_unique<ETDumpGen>();
+    tracer_ = tracer.get();
+    module_ = std::make_unique<Module>(options.model, Module::LoadMode::Mmap, std::move(tracer));
+    Check(module_->load(executorch::runtime::Program::Verification::InternalConsistency), "load",
+          options.model + " is not a model that ExecuTorch can read");
+    CheckBackends(Meta());
+    Check(module_->load_method(kMethod), "load", "The model could not be loaded");
+  }
 
-void Load(const Options& options, Session* session) {
-  EnterStep("load");
-  if (std::FILE* file = std::fopen(options.model.c_str(), "rb")) {
-    std::fclose(file);
-  } else {
-    throw Failure("load", "There is no readable model at " + options.model + ".",
-                  static_cast<uint32_t>(Error::AccessFailed));
+  int threads() const override {
+    return static_cast<int>(
+        executorch::extension::threadpool::get_threadpool()->get_thread_count());
   }
-  SetThreads(options.threads);
-  std::unique_ptr<ETDumpGen> tracer;
-  if (!options.etdump.empty()) tracer = std::make_unique<ETDumpGen>();
-  session->tracer = tracer.get();
-  const auto start = Clock::now();
-  session->module =
-      std::make_unique<Module>(options.model, Module::LoadMode::Mmap, std::move(tracer));
-  Check(session->module->load(Program::Verification::InternalConsistency), "load",
-        options.model + " is not a model that ExecuTorch can read");
-  CheckBackends(Meta(session->module.get()));
-  Check(session->module->load_method(kMethod), "load", "The model could not be loaded");
-  session->load_ns = Nanoseconds(Clock::now() - start);
-}
 
-Input MakeInput(const TensorInfo& info, const std::string& what, const std::string* path) {
-  Input input;
-  const auto sizes = info.sizes();
-  input.shape.assign(sizes.begin(), sizes.end());
-  input.dtype = &DtypeOf(info.scalar_type(), "inputs", what);
-  if (!executorch::runtime::is_contiguous_dim_order(info.dim_order().data(),
-                                                    info.dim_order().size())) {
-    throw Failure("inputs", what + " is not in the default (contiguous) dim order.");
+  std::vector<Tensor> Inputs() override {
+    ForgetErrors();
+    const MethodMeta meta = Meta();
+    std::vector<Tensor> inputs;
+    for (size_t i = 0; i < meta.num_inputs(); ++i) {
+      const std::string what = "Input " + std::to_string(i) + " of the model";
+      const auto tag = meta.input_tag(i);
+      if (!tag.ok() || *tag != Tag::Tensor) throw Failure("inputs", what + " is not a tensor.");
+      const auto info = meta.input_tensor_meta(i);
+      Check(info.error(), "inputs", what + " is damaged");
+      inputs.push_back(MakeInput(*info, what));
+    }
+    return inputs;
   }
-  if (path == nullptr) {
-    input.data.resize(info.nbytes());
-  } else if (input.dtype->type != ScalarType::Float) {
-    throw Failure("inputs", what + " is " + input.dtype->name +
-                                "; only float32 inputs can be read from a file.");
-  } else {
-    input.data = ReadFloatTensor(*path, input.shape);
-  }
-  input.tensor = executorch::extension::from_blob(input.data.data(), {sizes.begin(), sizes.end()},
-                                                  info.scalar_type());
-  return input;
-}
 
-void PrepareInputs(const Options& options, Session* session) {
-  EnterStep("inputs");
-  const MethodMeta meta = Meta(session->module.get());
-  if (options.inputs.size() > meta.num_inputs()) {
-    throw Failure("inputs", "The model takes " + std::to_string(meta.num_inputs()) + " input" +
-                                (meta.num_inputs() == 1 ? "" : "s") + ", not " +
-                                std::to_string(options.inputs.size()) + ".");
-  }
-  for (size_t i = 0; i < meta.num_inputs(); ++i) {
-    const std::string what = "Input " + std::to_string(i) + " of the model";
-    const auto tag = meta.input_tag(i);
-    if (!tag.ok() || *tag != Tag::Tensor) throw Failure("inputs", what + " is not a tensor.");
-    const auto info = meta.input_tensor_meta(i);
-    Check(info.error(), "inputs", what + " is damaged");
-    const std::string* path = i < options.inputs.size() ? &options.inputs[i] : nullptr;
-    session->inputs.push_back(MakeInput(*info, what, path));
-  }
-}
-
-void Run(const Options& options, Session* session) {
-  EnterStep("run");
-  std::vector<EValue> values;
-  for (const Input& input : session->inputs) values.emplace_back(*input.tensor);
-  for (int i = -options.warmup; i < options.runs; ++i) {
-    // The ETDump holds the timed runs only.
-    if (i == 0 && session->tracer != nullptr) session->tracer->reset();
-    const auto start = Clock::now();
-    auto result = session->module->execute(kMethod, values);
-    const auto stop = Clock::now();
+  void Run() override {
+    ForgetErrors();
+    auto result = module_->execute(kMethod, inputs_);
     Check(result.error(), "run", "The model could not be run");
-    if (i >= 0) session->runs_ns.push_back(Nanoseconds(stop - start));
-    if (i == options.runs - 1) session->outputs = std::move(*result);
+    outputs_ = std::move(*result);
   }
-}
 
-void WriteEtdump(const Options& options, Session* session) {
-  if (session->tracer == nullptr) return;
-  EnterStep("output");
-  const auto dump = session->tracer->get_etdump_data();
-  const std::unique_ptr<void, decltype(&std::free)> owned(dump.buf, &std::free);
-  if (dump.buf == nullptr || dump.size == 0) {
-    throw Failure("output", "ExecuTorch recorded no events.");
-  }
-  std::FILE* file = std::fopen(options.etdump.c_str(), "wb");
-  bool ok = file != nullptr && std::fwrite(dump.buf, 1, dump.size, file) == dump.size;
-  ok = file != nullptr && std::fclose(file) == 0 && ok;
-  if (!ok) throw Failure("output", options.etdump + " cannot be written.");
-}
-
-// Writes the outputs when a prefix is given, and adds their description to the document.
-void DescribeOutputs(const Options& options, const Session& session, Json* json) {
-  EnterStep("output");
-  json->Key("outputs").BeginArray();
-  for (size_t i = 0; i < session.outputs.size(); ++i) {
-    const std::string what = "Output " + std::to_string(i) + " of the model";
-    if (!session.outputs[i].isTensor()) throw Failure("output", what + " is not a tensor.");
-    const auto& tensor = session.outputs[i].toTensor();
-    const Dtype& dtype = DtypeOf(tensor.scalar_type(), "output", what);
-    if (!executorch::runtime::is_contiguous_dim_order(tensor.dim_order().data(), tensor.dim())) {
-      throw Failure("output", what + " is not in the default (contiguous) dim order.");
+  std::vector<Tensor> Outputs() override {
+    std::vector<Tensor> outputs;
+    for (size_t i = 0; i < outputs_.size(); ++i) {
+      const std::string what = "Output " + std::to_string(i) + " of the model";
+      if (!outputs_[i].isTensor()) throw Failure("output", what + " is not a tensor.");
+      const auto& tensor = outputs_[i].toTensor();
+      const Dtype* dtype = DtypeOf(tensor.scalar_type(), "output", what);
+      if (!executorch::runtime::is_contiguous_dim_order(tensor.dim_order().data(), tensor.dim())) {
+        throw Failure("output", what + " is not in the default (contiguous) dim order.");
+      }
+      outputs.push_back({{tensor.sizes().begin(), tensor.sizes().end()},
+                         dtype,
+                         tensor.mutable_data_ptr(),
+                         tensor.nbytes()});
     }
-    const std::vector<int64_t> shape(tensor.sizes().begin(), tensor.sizes().end());
-    json->BeginObject().Key("shape").Values(shape).Key("dtype").Value(dtype.name);
-    if (!options.output.empty()) {
-      const std::string path = options.output + "_" + std::to_string(i) + ".npy";
-      WriteNpy(path, dtype.descr, shape, tensor.const_data_ptr(), tensor.nbytes());
-      json->Key("path").Value(path);
-    }
-    json->EndObject();
+    return outputs;
   }
-  json->EndArray();
-}
 
-// Not getrusage's, which counts what the process was before it became the runner.
-int64_t PeakRssKb() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.rfind("VmHWM:", 0) == 0) return std::strtoll(line.c_str() + 6, nullptr, 10);
-  }
-  return 0;
-}
+  void StartProfile() override { tracer_->reset(); }
+  void RecordRun(int64_t) override {}
 
-std::string Describe(const Options& options, const Session& session) {
-  const size_t threads = executorch::extension::threadpool::get_threadpool()->get_thread_count();
-  Json json;
-  json.BeginObject().Key("version").Value(int64_t{1});
-  json.Key("threads").Value(static_cast<int64_t>(threads));
-  json.Key("isa").Value(edge::IsaName(edge::ActiveIsa()));
-  json.Key("warmup").Value(int64_t{options.warmup});
-  json.Key("load_ns").Value(session.load_ns).Key("runs_ns").Values(session.runs_ns);
-  json.Key("peak_rss_kb").Value(PeakRssKb()).Key("inputs").BeginArray();
-  for (const Input& input : session.inputs) {
-    json.BeginObject().Key("shape").Values(input.shape);
-    json.Key("dtype").Value(input.dtype->name).EndObject();
+  void WriteProfile(const std::string& path) override {
+    const auto dump = tracer_->get_etdump_data();
+    const std::unique_ptr<void, decltype(&std::free)> owned(dump.buf, &std::free);
+    if (dump.buf == nullptr || dump.size == 0) {
+      throw Failure("output", "ExecuTorch recorded no events.");
+    }
+    WriteFile(path, dump.buf, dump.size);
   }
-  json.EndArray();
-  DescribeOutputs(options, session, &json);
-  return json.EndObject().text();
-}
 
-int Main(int argc, char** argv) {
-  InstallGuards();
-  try {
-    const Options options = ParseOptions(argc, argv);
-    if (options.help) {
-      std::fputs(kUsage, stdout);
-      return 0;
-    }
-    if (!options.cpu_mask.empty()) ApplyCpuMask(options.cpu_mask);
-    if (options.peaks) {
-      Print(MeasurePeaks(std::max(1, options.threads)));
-      return 0;
-    }
-    Session session;
-    Load(options, &session);
-    PrepareInputs(options, &session);
-    Run(options, &session);
-    WriteEtdump(options, &session);
-    Print(Describe(options, session));
-    return 0;
-  } catch (const Failure& failure) {
-    return Report(failure);
-  } catch (const std::bad_alloc&) {
-    return Report(Failure(CurrentStep(), "There is not enough memory for this model."));
-  } catch (const std::exception& error) {
-    return Report(Failure(CurrentStep(), error.what()));
+ private:
+  MethodMeta Meta() {
+    auto meta = module_->method_meta(kMethod);
+    Check(meta.error(), "load", "The model has no usable method \"forward\"");
+    return *meta;
   }
-}
+
+  Tensor MakeInput(const TensorInfo& info, const std::string& what) {
+    const auto sizes = info.sizes();
+    const Dtype* dtype = DtypeOf(info.scalar_type(), "inputs", what);
+    if (!executorch::runtime::is_contiguous_dim_order(info.dim_order().data(),
+                                                      info.dim_order().size())) {
+      throw Failure("inputs", what + " is not in the default (contiguous) dim order.");
+    }
+    input_data_.emplace_back(info.nbytes());
+    void* data = input_data_.back().data();
+    input_tensors_.push_back(
+        executorch::extension::from_blob(data, {sizes.begin(), sizes.end()}, info.scalar_type()));
+    inputs_.emplace_back(*input_tensors_.back());
+    return {{sizes.begin(), sizes.end()}, dtype, data, info.nbytes()};
+  }
+
+  ETDumpGen* tracer_ = nullptr;  // owned by the module; null without --profile
+  std::unique_ptr<Module> module_;
+  std::vector<std::vector<uint8_t>> input_data_;
+  std::vector<TensorPtr> input_tensors_;
+  std::vector<EValue> inputs_;
+  std::vector<EValue> outputs_;
+};
 
 }  // namespace
 }  // namespace harness
 
-int main(int argc, char** argv) { return harness::Main(argc, argv); }
+int main(int argc, char** argv) {
+  harness::InstallPlatform();
+  harness::ExecutorchModel model;
+  return harness::Main(argc, argv, {"runner", ".pte", "ExecuTorch"}, &model);
+}

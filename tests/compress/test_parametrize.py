@@ -14,7 +14,7 @@ from edgectl.compress.parametrize import attach, refit
 from edgectl.compress.prune import apply_masks, prune_oneshot
 from edgectl.compress.quantizers import quantise
 from edgectl.errors import UserError
-from edgectl.lowering.executorch import plain_weights
+from edgectl.lowering.compile import plain_weights
 
 
 @dataclass(frozen=True)

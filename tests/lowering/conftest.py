@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgectl.lowering.executorch import Compiled, compile_module
+from edgectl.lowering.compile import Compiled, compile_module
 from edgectl.lowering.plan import OpKind
 from edgectl.native import host_backend
 
@@ -67,7 +67,7 @@ def check(run_pte: Runner) -> Callable[..., Compiled]:
         with torch.no_grad():
             expected = model(example)
         expected = [expected] if isinstance(expected, torch.Tensor) else list(expected)
-        outputs = run_pte(compiled.pte, example)
+        outputs = run_pte(compiled.program, example)
         assert [tuple(got.shape) for got in outputs] == [tuple(want.shape) for want in expected]
         errors = {i: relative_error(got, want) for i, (got, want) in enumerate(zip(outputs, expected, strict=True))}
         assert {i: error for i, error in errors.items() if not error <= tolerance} == {}
@@ -98,7 +98,7 @@ def kinds() -> Callable[[Compiled], list[OpKind]]:
     n_ops, ops, op_size = 16, 48, 160  # where the plan's header has them (plan_format.h)
 
     def read(compiled: Compiled) -> list[OpKind]:
-        plan = compiled.pte[compiled.pte.index(b"EDGEPLAN") :]
+        plan = compiled.program[compiled.program.index(b"EDGEPLAN") :]
         (count,), (at,) = struct.unpack_from("<I", plan, n_ops), struct.unpack_from("<Q", plan, ops)
         return [OpKind(struct.unpack_from("<I", plan, at + i * op_size)[0]) for i in range(count)]
 

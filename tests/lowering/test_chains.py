@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from edgectl.lowering import chains
-from edgectl.lowering.executorch import Compiled, compile_module
+from edgectl.lowering.compile import Compiled, compile_module
 
 ARENA_SIZE, CHAINS_OFF, CHAINS = 96, 104, 112  # where the plan's header has them (plan_format.h),
 PART = 16  # and a ChainRec
 
 
 def header(compiled: Compiled, offset: int, form: str) -> int:
-    data = compiled.pte
+    data = compiled.program
     return int(struct.unpack_from(form, data, data.index(b"EDGEPLAN") + offset)[0])
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgectl.lowering.executorch import Compiled
+from edgectl.lowering.compile import Compiled
 from edgectl.lowering.plan import OpKind
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgectl.lowering.executorch import Compiled, compile_module
+from edgectl.lowering.compile import Compiled, compile_module
 from edgectl.lowering.plan import OpKind
 
 

@@ -11,10 +11,11 @@ from torch import nn
 
 from edgectl.compress.activations import quantise
 from edgectl.lowering import ir
-from edgectl.lowering.executorch import compile_module
+from edgectl.lowering.compile import compile_module
 from edgectl.lowering.partitioner import read_graph
 from edgectl.lowering.read import PRESERVED
 from edgectl.lowering.reference import run
+from edgectl.recipe import TargetSpec
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def test_the_backend_computes_the_references_integers(run_pte, name, weights, bi
     graph = graph_of(quantised, x)
     assert [ir.label(node) for node in graph.nodes if node.inputs[0].quant is not None] == integer
     (want,) = run(graph, [x.numpy()])
-    (got,) = run_pte(compile_module(quantised, x, cpu=cpu).pte, x)
+    (got,) = run_pte(compile_module(quantised, x, target=TargetSpec(cpu=cpu)).program, x)
     assert np.array_equal(got.numpy(), want)
     with torch.no_grad():
         simulated = quantised(x).numpy()

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from edgectl.errors import UserError
-from edgectl.lowering.executorch import compile_module
+from edgectl.lowering.compile import compile_module
 
 
 class Mixed(nn.Module):

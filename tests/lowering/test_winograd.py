@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from edgectl.lowering import winograd
-from edgectl.lowering.executorch import Compiled, compile_module
+from edgectl.lowering.compile import Compiled, compile_module
 from edgectl.lowering.plan import OpKind
 
 

@@ -1,4 +1,4 @@
-"""The runner built for this machine, and small real models compiled once for all native tests."""
+"""The runners built for this machine, and small real models compiled once for all native tests, in both formats."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from edgectl.native import runner_bundle
+
+from .tflite_writer import TfliteWriter, plans_in, schema
 
 
 class Model(NamedTuple):
@@ -60,10 +62,10 @@ class Mixed(nn.Module):
 
 
 def compile_to(path: Path, model: nn.Module) -> Model:
-    from edgectl.lowering.executorch import compile_module
+    from edgectl.lowering.compile import compile_module
 
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    path.write_bytes(compile_module(model.eval(), x).pte)
+    path.write_bytes(compile_module(model.eval(), x).program)
     with torch.no_grad():
         return Model(path, x.numpy(), model(x).numpy())
 
@@ -80,6 +82,31 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return compile_to(tmp_path_factory.mktemp("mixed") / "mixed.pte", Mixed())
 
 
+@pytest.fixture(scope="session")
+def small_tflite(small: Model) -> Model:
+    """`small` with its plan in a .tflite."""
+    (plan,) = plans_in(small.path.read_bytes())
+    writer = TfliteWriter()
+    x, y = writer.tensor(small.x.shape), writer.tensor(small.y.shape)
+    writer.plan(plan, [x], [y])
+    return small._replace(path=writer.write(small.path.with_suffix(".tflite"), [x], [y]))
+
+
+@pytest.fixture(scope="session")
+def mixed_tflite(mixed: Model) -> Model:
+    """`mixed` with its two plans in a .tflite, a tanh for XNNPACK and a cumulative sum for LiteRT between them."""
+    stem, head = sorted(plans_in(mixed.path.read_bytes()), key=lambda plan: b"stem" not in plan)
+    writer = TfliteWriter()
+    x = writer.tensor(mixed.x.shape)
+    a, b, c, y = (writer.tensor(mixed.y.shape) for _ in range(4))
+    writer.plan(stem, [x], [a])
+    writer.op(schema.BuiltinOperator.TANH, [a], [b])
+    axis = writer.tensor([], "int32", np.array(2))
+    writer.op(schema.BuiltinOperator.CUMSUM, [b, axis], [c], schema.CumsumOptionsT())
+    writer.plan(head, [c], [y])
+    return mixed._replace(path=writer.write(mixed.path.with_suffix(".tflite"), [x], [y]))
+
+
 def run_program(command: Sequence[str | Path], cwd: Path | None = None) -> Ended:
     done = subprocess.run(command, cwd=cwd, capture_output=True, timeout=120, check=False)
     return Ended(done.returncode, json.loads(done.stdout))
@@ -90,3 +117,20 @@ def runner() -> RunRunner:
     """`runner("--model", path, ...)` on this machine."""
     program = runner_bundle("host").files["runner"]
     return lambda *arguments: run_program([program, *map(str, arguments)])
+
+
+@pytest.fixture(scope="session")
+def litert_runner() -> RunRunner:
+    """`litert_runner("--model", path, ...)` on this machine."""
+    program = runner_bundle("host", "litert").files["litert_runner"]
+    return lambda *arguments: run_program([program, *map(str, arguments)])
+
+
+def refused(ended: Ended, step: str, words: str) -> None:
+    """The run failed at this step, with one sentence that holds these words."""
+    assert ended.code == (2 if step == "usage" else 1), ended
+    error = ended.document["error"]
+    assert error["step"] == step, error
+    assert words in error["message"], error
+    assert error["message"].endswith("."), error
+    assert "\n" not in error["message"], error

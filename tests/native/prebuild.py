@@ -1,10 +1,10 @@
-"""Builds what the tests run, with progress, as part of setting up: the runner for this machine and for arm64, the C++ tests."""
+"""Builds what the tests run, with progress, as part of setting up: runners for this machine and for arm64, the C++ tests."""
 
 from __future__ import annotations
 
 import sys
 
-from edgectl.native import build_tests, host_backend, runner_bundle
+from edgectl.native import build_tests, host_backend, host_litert_delegate, runner_bundle
 from edgectl.native.toolchain import arm64_static
 
 
@@ -16,7 +16,9 @@ def report(message: str, fraction: float | None) -> None:
 
 if __name__ == "__main__":
     host_backend(report)
-    runner_bundle("android-arm64", report)
+    host_litert_delegate(report)
+    runner_bundle("android-arm64", "pte", report)
+    runner_bundle("android-arm64", "litert", report)
     build_tests(sanitize=True, progress=report)
     build_tests(arm64_static(), progress=report)
     report("native builds are ready", 1.0)

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from edgectl import native
 from edgectl.errors import ToolError, UserError
-from edgectl.native import cmake, executorch_sdk, toolchain
+from edgectl.native import cmake, executorch_sdk, litert_sdk, toolchain
 from edgectl.paths import source_root
 
 LISTS = """
@@ -165,25 +167,41 @@ def test_a_missing_ndk_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch, tm
         native.kernels_library()
 
 
-def test_executorch_is_found_without_importing_it() -> None:
-    script = "import sys; from edgectl.native import executorch_sdk as s; s.installed(); print('torch' in sys.modules)"
+@pytest.mark.parametrize(("sdk", "package"), [("executorch_sdk", "torch"), ("litert_sdk", "ai_edge_litert.interpreter")])
+def test_a_framework_is_found_without_importing_it(sdk: str, package: str) -> None:
+    script = f"import sys; from edgectl.native import {sdk} as s; s.installed(); print('{package}' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
 
-def test_the_arm64_wheel_that_pip_cannot_get_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sdk", "what"), [(executorch_sdk, "ExecuTorch"), (litert_sdk, "LiteRT")])
+def test_the_arm64_wheel_that_pip_cannot_get_is_reported(
+    sdk: ModuleType, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("EDGECTL_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(ToolError, match="downloading ExecuTorch"):
-        executorch_sdk.fetched_arm64()
-    assert not list((tmp_path / "native/wheels").glob("*executorch*"))
+    with pytest.raises(ToolError, match=f"downloading {what}"):
+        sdk.fetched_arm64()
+    assert [path.name for path in (tmp_path / "native/wheels").iterdir()] == ["lock"]
 
 
-def test_the_runner_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = native.host_backend()
+def test_without_litert_it_is_said_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", missing)
+    for build in (native.host_litert_delegate, lambda: native.runner_bundle("android-arm64", "litert")):
+        with pytest.raises(UserError, match=r"LiteRT is not installed: run `pip install 'edgectl\[litert\]'`"):
+            build()
+
+
+def test_a_runner_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, delegate = native.host_backend(), native.host_litert_delegate()
     heard: list[str] = []
     assert native.host_backend(lambda message, fraction: heard.append(message)) == backend
-    bundle = native.runner_bundle("host", lambda message, fraction: heard.append(message))
-    assert bundle.files["runner"].parent == backend.parent
+    for format, library in (("pte", backend), ("litert", delegate)):
+        bundle = native.runner_bundle("host", format, progress=lambda message, fraction: heard.append(message))
+        (runner,) = bundle.files.values()
+        assert runner.parent == library.parent
     assert not heard
     assert (source_root() / "runtime_kernels").is_dir()

@@ -13,7 +13,7 @@ import pytest
 
 from edgectl.native import runner_bundle
 
-from .conftest import Ended, Model, RunRunner
+from .conftest import Ended, Model, RunRunner, refused
 
 
 @pytest.fixture(scope="module")
@@ -21,16 +21,6 @@ def input_file(small: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("input") / "x.npy"
     np.save(path, small.x)
     return path
-
-
-def refused(ended: Ended, step: str, words: str) -> None:
-    """The run failed at this step, with one sentence that holds these words."""
-    assert ended.code == (2 if step == "usage" else 1), ended
-    error = ended.document["error"]
-    assert error["step"] == step, error
-    assert words in error["message"], error
-    assert error["message"].endswith("."), error
-    assert "\n" not in error["message"], error
 
 
 def test_a_run_agrees_with_pytorch_and_describes_itself(
@@ -171,7 +161,7 @@ def test_a_full_or_missing_folder_for_the_output_is_reported(runner: RunRunner, 
     full = tmp_path / "y_0.npy"
     full.symlink_to("/dev/full")
     refused(runner("--model", small.path, "--output", tmp_path / "y"), "output", "No space left")
-    refused(runner("--model", small.path, "--etdump", "/dev/full"), "output", "cannot be written")
+    refused(runner("--model", small.path, "--profile", "/dev/full"), "output", "cannot be written")
 
 
 def test_a_missing_model_is_refused(runner: RunRunner, tmp_path: Path) -> None:

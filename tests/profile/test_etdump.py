@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from edgectl.errors import ToolError
-from edgectl.lowering.executorch import compile_module
+from edgectl.lowering.compile import compile_module
 from edgectl.native import runner_bundle
 from edgectl.profile import etdump
 
@@ -37,10 +37,10 @@ class Net(nn.Module):
 def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("etdump")
     torch.manual_seed(0)
-    (folder / "net.pte").write_bytes(compile_module(Net().eval(), torch.rand(1, 3, 32, 32)).pte)
+    (folder / "net.pte").write_bytes(compile_module(Net().eval(), torch.rand(1, 3, 32, 32)).program)
     runner = runner_bundle("host").files["runner"]
     arguments = ["--model", folder / "net.pte", "--warmup", "2", "--runs", str(RUNS), "--threads", "1"]
-    subprocess.run([runner, *arguments, "--etdump", folder / "net.etdp"], check=True, capture_output=True)
+    subprocess.run([runner, *arguments, "--profile", folder / "net.etdp"], check=True, capture_output=True)
     return folder / "net.etdp"
 
 

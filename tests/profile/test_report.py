@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from edgectl.artifact import Layer
 from edgectl.errors import UserError
 from edgectl.profile.bench import join
-from edgectl.profile.etdump import Profile
+from edgectl.profile.events import Profile
 from edgectl.profile.report import Latency, LatencyReport, compare, total_ratio
 
 WALL_RUNS = [3_000_000, 1_000_000, 2_000_000]

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Cpu = Literal["arm64", "x86-64"]
+Format = Literal["pte", "litert"]
 SchemeName = Literal["unstructured", "filter", "pattern", "block_punched", "block_column"]
 
 
@@ -81,10 +82,20 @@ class CalibrateSpec(_Strict):
 
 
 class TargetSpec(_Strict):
-    """`[target]`: the format to compile to, and the processor for whose kernels weights are packed; it runs on any."""
+    """`[target]`: the format to compile to, and the processor for whose kernels weights are packed; it runs on any.
 
-    format: Literal["pte"] = "pte"
+    `pte` is ExecuTorch's, `litert` makes a `.tflite`. `layout` is that of images in and out of a `.tflite`.
+    """
+
+    format: Format = "pte"
     cpu: Cpu = "arm64"
+    layout: Literal["nchw", "nhwc"] = "nchw"
+
+    @model_validator(mode="after")
+    def _layout_is_of_litert(self) -> TargetSpec:
+        if self.layout != "nchw" and self.format != "litert":
+            raise ValueError(f'sets layout = "{self.layout}", which is for format = "litert", not "{self.format}": remove it')
+        return self
 
 
 class Recipe(_Strict):
@@ -125,9 +136,26 @@ class Recipe(_Strict):
         recipe._path = path
         return recipe
 
+    def to_format(self, format: Format) -> Recipe:
+        """The same recipe for another format; a layout that is not of it is given up."""
+        target = self.target.model_dump() | {"format": format} | ({"layout": "nchw"} if format == "pte" else {})
+        return self.model_copy(update={"target": TargetSpec.model_validate(target)})
+
     def beside(self, name: str) -> Path:
         """The path of a file that the recipe names."""
         return self._path.parent / name
+
+
+def as_format(name: str) -> Format:
+    """A format by its name.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    for known in get_args(Format):
+        if name == known:
+            return cast(Format, known)
+    raise UserError(f"There is no format {name}: choose one of {', '.join(get_args(Format))}.")
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -13,12 +13,11 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
-from edgectl.artifact import Artifact
+from edgectl.artifact import MODEL_FILES, Artifact
 from edgectl.device import Device, Progress, PushResult
 from edgectl.errors import ToolError, UserError
 from edgectl.native import runner_bundle
 
-RUNNER_FOLDER = "runner"
 _TIMEOUT_SECONDS = 3600.0
 
 
@@ -67,11 +66,11 @@ class Session:
         Raises:
             ToolError: the runner cannot be built, or the device fails.
         """
-        bundle = runner_bundle(device.target, progress=progress)
-        golden = {f"golden_{i}.npy": artifact.folder / f"golden/input_{i}.npy" for i in range(len(artifact.manifest.inputs))}
-        files = {"model.pte": artifact.model, **golden}
+        bundle = runner_bundle(device.target, artifact.manifest.format, progress)
+        golden = {f"golden_{i}.npy": path for i, path in enumerate(artifact.golden_inputs)}
+        files = {MODEL_FILES[artifact.manifest.format]: artifact.model, **golden}
         pushed = [
-            device.push(bundle.files, RUNNER_FOLDER, progress=progress),
+            device.push(bundle.files, runner_folder(artifact), progress=progress),
             device.push(files, remote_folder(artifact), progress=progress),
         ]
         return cls(artifact, device, bundle.command, pushed)
@@ -85,17 +84,20 @@ class Session:
         runs: int = 1,
         threads: int = 1,
         cpu_mask: str | None = None,
-        etdump: Path | None = None,
+        profile: Path | None = None,
         isa: str | None = None,
     ) -> tuple[Reply, list[np.ndarray]]:
-        """Runs the model on `inputs` (None: the golden ones); returns the runner's reply and, if wanted, the outputs.
+        """Runs the model on `inputs` (None: the golden ones, or zeros where there are none).
+
+        Returns the runner's reply and, if wanted, the outputs.
 
         Args:
             cpu_mask: hexadecimal mask of the cores to run on.
-            etdump: where to keep the profile; None runs without a profiler.
+            profile: where to keep the profile; None runs without a profiler.
             isa: the instruction set whose kernels to use, as runtime_kernels/README.md names them; None for the best.
 
         Raises:
+            UserError: the model is somebody else's, and LiteRT cannot load it.
             ToolError: the device or the runner fails, the device lacks the instruction set, or what was returned cannot be
                 read.
         """
@@ -103,15 +105,15 @@ class Session:
         remote: list[str] = []  # what this run leaves in the artifact's folder on the device
         try:
             names = self._push_inputs(inputs, mark, remote)
-            arguments = ["--model", self._path("model.pte")]
+            arguments = ["--model", self._path(MODEL_FILES[self.artifact.manifest.format])]
             for name in names:
                 arguments += ["--input", self._path(name)]
             arguments += ["--warmup", str(warmup), "--runs", str(runs), "--threads", str(threads)]
             if cpu_mask is not None:
                 arguments += ["--cpu-mask", cpu_mask]
-            if etdump is not None:
-                remote.append(f"{mark}.etdp")
-                arguments += ["--etdump", self._path(remote[-1])]
+            if profile is not None:
+                remote.append(f"{mark}.profile")
+                arguments += ["--profile", self._path(remote[-1])]
             if want_outputs:
                 outputs = [f"{mark}_{i}.npy" for i in range(len(self.artifact.manifest.outputs))]
                 remote += outputs
@@ -119,8 +121,8 @@ class Session:
             reply = self._ask(arguments, Reply, [] if isa is None else ["env", f"EDGE_ISA={isa}"])
             if isa not in (None, reply.isa):
                 raise ToolError(f"running on {self.device.name}", f"its processor does not have {isa}: {reply.isa} was used")
-            if etdump is not None:
-                self.device.pull(f"{mark}.etdp", etdump, self._folder)
+            if profile is not None:
+                self.device.pull(f"{mark}.profile", profile, self._folder)
             return reply, [self._pull_array(name) for name in outputs] if want_outputs else []
         finally:
             if remote:
@@ -140,8 +142,12 @@ class Session:
 
         Raises:
             ToolError: it is above what the manifest allows.
+
+        Returns 0 where nobody says what the answer should be.
         """
         manifest = self.artifact.manifest
+        if manifest.golden_by is None:
+            return 0.0
         _, wanted = self.artifact.golden()
         worst = max(relative_difference(got, want) for got, want in zip(outputs, wanted, strict=True))
         if not worst <= manifest.golden_tolerance:
@@ -158,7 +164,7 @@ class Session:
 
     def _push_inputs(self, inputs: Sequence[np.ndarray] | None, mark: str, remote: list[str]) -> list[str]:
         if inputs is None:
-            return [f"golden_{i}.npy" for i in range(len(self.artifact.manifest.inputs))]
+            return [f"golden_{i}.npy" for i in range(len(self.artifact.golden_inputs))]
         names = [f"{mark}_in_{i}.npy" for i in range(len(inputs))]
         remote += names
         with tempfile.TemporaryDirectory(prefix="edgectl-") as folder:
@@ -183,7 +189,7 @@ class Session:
         step = f"running {what} on {self.device.name}"
         result = self.device.run(
             [*before, *self._command, *arguments],
-            folder=RUNNER_FOLDER,
+            folder=runner_folder(self.artifact),
             timeout=_TIMEOUT_SECONDS,
             label=what,
         )
@@ -192,6 +198,8 @@ class Session:
         except ValueError:
             document = None
         if isinstance(document, dict) and isinstance(document.get("error"), dict):
+            if document["error"].get("step") == "load" and self.artifact.manifest.golden_by is None:
+                raise UserError(f"{self.artifact.folder} cannot be run: {document['error'].get('message')}")
             raise ToolError(step, str(document["error"].get("message", document["error"])))
         if result.code != 0 or document is None:
             said = (result.stderr.strip() or result.stdout.strip())[-1500:]
@@ -210,25 +218,31 @@ def execute(
     threads: int = 1,
     progress: Progress | None = None,
 ) -> list[np.ndarray]:
-    """Runs an artifact once on a device: float32 inputs in, float32 outputs out.
+    """Runs an artifact once on a device: float32 inputs in, float32 outputs out, images in NCHW whatever the artifact's layout.
 
     Raises:
-        UserError: the inputs are not of the artifact's shapes.
+        UserError: the inputs are not of the artifact's shapes, or it takes others than float32.
         ToolError: the device or the runner fails.
     """
-    wanted = [tuple(spec.shape) for spec in artifact.manifest.inputs]
+    specs = artifact.manifest.inputs
+    if any(spec.dtype != "float32" for spec in specs):
+        raise UserError(
+            f"{artifact.folder} takes {', '.join(spec.dtype for spec in specs)}; edgectl gives float32 inputs only."
+        )
+    wanted = [tuple(spec.torch_shape) for spec in specs]
     given = [array.shape for array in inputs]
     if wanted != given:
         raise UserError(f"{artifact.folder} takes inputs of shapes {wanted}, not {given}.")
     session = Session.open(artifact, device, progress)
     if progress:
         progress(f"running on {device.name}", None)
-    _, outputs = session.run(inputs, want_outputs=True, threads=threads)
-    return outputs
+    arranged = [spec.from_nchw(array) for spec, array in zip(specs, inputs, strict=True)]
+    _, outputs = session.run(arranged, want_outputs=True, threads=threads)
+    return [spec.to_nchw(array) for spec, array in zip(artifact.manifest.outputs, outputs, strict=True)]
 
 
 def reference(artifact: Artifact, recipe_path: Path, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """What the golden outputs' author computes for `inputs`: PyTorch or, where the network is quantised, the integer reference.
+    """What the golden outputs' author computes for `inputs` (NCHW): PyTorch or, of a quantised network, the integer reference.
 
     It runs the model that the artifact was built from, compressed as the recipe says.
 
@@ -238,22 +252,31 @@ def reference(artifact: Artifact, recipe_path: Path, inputs: Sequence[np.ndarray
     import torch  # noqa: PLC0415
 
     from edgectl.lowering.builder import compress  # noqa: PLC0415
-    from edgectl.lowering.executorch import compile_module  # noqa: PLC0415
+    from edgectl.lowering.compile import compile_module  # noqa: PLC0415
     from edgectl.lowering.golden import golden, pytorch  # noqa: PLC0415
     from edgectl.recipe import Recipe, load_model  # noqa: PLC0415
 
-    recipe = Recipe.load(recipe_path)
-    if recipe.model_dump(mode="json") != artifact.manifest.recipe:
+    manifest = artifact.manifest
+    recipe = Recipe.load(recipe_path).to_format(manifest.format)
+    if recipe.model_dump(mode="json") != manifest.recipe:
         raise UserError(f"{artifact.folder} was not built from {recipe_path}: build it again, or name its own recipe.")
-    golden_inputs, golden_outputs = artifact.golden()
+    golden_inputs, golden_outputs = (
+        [spec.to_nchw(array) for spec, array in zip(specs, arrays, strict=True)]
+        for specs, arrays in zip((manifest.inputs, manifest.outputs), artifact.golden(), strict=True)
+    )
     example = torch.from_numpy(golden_inputs[0])
     model = compress(recipe, load_model(recipe), example)
-    expected = golden(compile_module(model, example, cpu=recipe.target.cpu), model) if recipe.quant else pytorch(model)
-    near = artifact.manifest.golden_tolerance / 10
+    expected = golden(compile_module(model, example, target=recipe.target), model) if recipe.quant else pytorch(model)
+    near = manifest.golden_tolerance / 10
     differences = map(relative_difference, expected.forward(golden_inputs), golden_outputs)
     if not all(difference <= near for difference in differences):
         raise UserError(f"The model of {recipe_path} has changed since {artifact.folder} was built from it: build it again.")
     return expected.forward(inputs)
+
+
+def runner_folder(artifact: Artifact) -> str:
+    """Where the runner of an artifact's format lives below a device's work folder."""
+    return "runner" if artifact.manifest.format == "pte" else f"{artifact.manifest.format}_runner"
 
 
 def remote_folder(artifact: Artifact) -> str:

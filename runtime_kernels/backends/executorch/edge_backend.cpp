@@ -13,17 +13,13 @@
 #include <algorithm>
 #include <cinttypes>
 #include <cstdlib>
-#include <cstring>
 #include <memory>
-#include <mutex>
-#include <new>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "edge/plan.h"
-#include "edge/thread_pool.h"
+#include "hosted_plan.h"
 
 // ExecuTorch's wheel exports this class from libexecutorch_threadpool.so but ships no header for
 // it.
@@ -55,59 +51,27 @@ using executorch::runtime::Span;
 
 constexpr char kName[] = "EdgeKernelsBackend";
 constexpr char kEventMark[] = "edge";
-constexpr size_t kAlignment =
-    64;  // of the plan's bytes, so that packed weights start at cache lines
-constexpr size_t kMaxThreads = 256;
-
-// The threads that all delegates of the process share; the mutex keeps to one run at a time.
-struct SharedPool {
-  explicit SharedPool(size_t threads) : pool(threads) {}
-  edge::ThreadPool pool;
-  std::mutex running;
-};
 
 // $EDGE_THREADS, or as many as ExecuTorch's own pool has.
 size_t WantedThreads() {
   if (const char* chosen = std::getenv("EDGE_THREADS")) {
     char* end = nullptr;
     const unsigned long threads = std::strtoul(chosen, &end, 10);
-    if (end != chosen && *end == '\0' && threads >= 1 && threads <= kMaxThreads) return threads;
+    if (end != chosen && *end == '\0' && threads >= 1 && threads <= edge::kMaxThreads)
+      return threads;
     ET_LOG(Error, "EDGE_THREADS is \"%s\", not a number from 1 to %zu: it is ignored.", chosen,
-           kMaxThreads);
+           edge::kMaxThreads);
   }
   const auto* pool = executorch::extension::threadpool::get_threadpool();
   const size_t threads = pool == nullptr ? 1 : pool->get_thread_count();
-  return std::clamp<size_t>(threads, 1, kMaxThreads);
+  return std::clamp<size_t>(threads, 1, edge::kMaxThreads);
 }
-
-// The pool in use, or a new one when there is none or ExecuTorch's has changed its size since.
-std::shared_ptr<SharedPool> AcquirePool() {
-  static std::mutex mutex;
-  static std::weak_ptr<SharedPool> current;
-  const std::lock_guard<std::mutex> lock(mutex);
-  const size_t threads = WantedThreads();
-  std::shared_ptr<SharedPool> pool = current.lock();
-  if (!pool || pool->pool.threads() != threads) {
-    pool = std::make_shared<SharedPool>(threads);
-    current = pool;
-  }
-  return pool;
-}
-
-struct AlignedDelete {
-  void operator()(uint8_t* bytes) const {
-    ::operator delete[](bytes, std::align_val_t{kAlignment});
-  }
-};
 
 // One delegated subgraph.
 struct Delegate {
-  std::optional<FreeableBuffer> in_place;  // ExecuTorch's own bytes, where they are aligned,
-  std::unique_ptr<uint8_t[], AlignedDelete> copied;  // or an aligned copy of them
-  edge::Plan plan;
+  std::optional<FreeableBuffer> bytes;  // where the plan is run in place
+  edge::HostedPlan plan;
   std::vector<std::string> names;  // module path of every op, terminated as the tracer wants it
-  std::shared_ptr<SharedPool> pool;
-  std::unique_ptr<edge::Executor> executor;
   std::vector<const float*> inputs;
   std::vector<float*> outputs;
 };
@@ -153,60 +117,36 @@ Error ErrorOf(edge::Status status) {
   return Error::Internal;
 }
 
-// Takes the plan's bytes over: in place where they are aligned, else as a copy. Null when there is
-// no memory for one.
-const void* TakeBytes(FreeableBuffer* processed, Delegate* delegate) {
-  const void* data = processed->data();
-  const size_t size = processed->size();
-  if (reinterpret_cast<uintptr_t>(data) % kAlignment == 0) {
-    delegate->in_place.emplace(std::move(*processed));
-    return data;
-  }
-  auto* copy =
-      static_cast<uint8_t*>(::operator new[](size, std::align_val_t{kAlignment}, std::nothrow));
-  if (copy == nullptr) return nullptr;
-  delegate->copied.reset(copy);
-  std::memcpy(copy, data, size);
-  processed->Free();
-  return copy;
-}
-
 Error Prepare(FreeableBuffer* processed, Delegate* delegate) {
   const size_t size = processed->size();
   ET_CHECK_OR_RETURN_ERROR(processed->data() != nullptr, InvalidProgram, "%s: the plan is empty.",
                            kName);
-  const void* bytes = TakeBytes(processed, delegate);
-  ET_CHECK_OR_RETURN_ERROR(bytes != nullptr, MemoryAllocationFailed,
-                           "%s: there is no memory for a plan of %zu bytes.", kName, size);
-  edge::Status status = edge::Plan::Load(bytes, size, &delegate->plan);
-  if (status == edge::Status::kOk) {
-    delegate->pool = AcquirePool();
-    status = edge::Executor::Create(delegate->plan, &delegate->pool->pool, &delegate->executor);
-  }
+  const edge::Status status = delegate->plan.Load(processed->data(), size, WantedThreads());
   if (status != edge::Status::kOk) {
     ET_LOG(Error, "%s refuses its plan of %zu bytes: %s.", kName, size,
            edge::StatusMessage(status));
     return ErrorOf(status);
   }
-  const edge::Header& header = delegate->plan.header();
-  for (uint32_t i = 0; i < header.n_ops; ++i) {
-    delegate->names.emplace_back(delegate->plan.name(delegate->plan.op(i)));
+  if (delegate->plan.in_place()) {
+    delegate->bytes.emplace(std::move(*processed));
+  } else {
+    processed->Free();
   }
-  delegate->inputs.resize(header.n_inputs);
-  delegate->outputs.resize(header.n_outputs);
+  for (uint32_t i = 0; i < delegate->plan.n_ops(); ++i) {
+    delegate->names.emplace_back(delegate->plan.name(i));
+  }
+  delegate->inputs.resize(delegate->plan.n_inputs());
+  delegate->outputs.resize(delegate->plan.n_outputs());
   return Error::Ok;
 }
 
 // Checks that an argument is a dense float32 tensor of as many elements as the plan's.
-Error CheckArgument(const EValue& value, const edge::TensorRec& expected, const char* kind,
-                    size_t index) {
+Error CheckArgument(const EValue& value, int64_t elements, const char* kind, size_t index) {
   ET_CHECK_OR_RETURN_ERROR(value.isTensor(), InvalidType, "%s: %s %zu is not a tensor.", kName,
                            kind, index);
   const Tensor& tensor = value.toTensor();
   ET_CHECK_OR_RETURN_ERROR(tensor.scalar_type() == ScalarType::Float, InvalidType,
                            "%s: %s %zu is not float32.", kName, kind, index);
-  int64_t elements = 1;
-  for (const int32_t dim : expected.dims) elements *= dim;
   ET_CHECK_OR_RETURN_ERROR(tensor.numel() == elements, InvalidArgument,
                            "%s: %s %zu has %zd elements, the plan was compiled for %" PRId64 ".",
                            kName, kind, index, tensor.numel(), elements);
@@ -244,12 +184,13 @@ class EdgeKernelsBackend final : public executorch::runtime::BackendInterface {
                              "%s: got %zu arguments, the plan has %zu inputs and %zu outputs.",
                              kName, args.size(), n_in, n_out);
     for (size_t i = 0; i < n_in; ++i) {
-      ET_CHECK_OK_OR_RETURN_ERROR(CheckArgument(*args[i], delegate->plan.input(i), "input", i));
+      ET_CHECK_OK_OR_RETURN_ERROR(
+          CheckArgument(*args[i], delegate->plan.input_elements(i), "input", i));
       delegate->inputs[i] = args[i]->toTensor().const_data_ptr<float>();
     }
     for (size_t i = 0; i < n_out; ++i) {
       ET_CHECK_OK_OR_RETURN_ERROR(
-          CheckArgument(*args[n_in + i], delegate->plan.output(i), "output", i));
+          CheckArgument(*args[n_in + i], delegate->plan.output_elements(i), "output", i));
       delegate->outputs[i] = args[n_in + i]->toTensor().mutable_data_ptr<float>();
     }
     return Run(context.event_tracer(), delegate);
@@ -260,10 +201,8 @@ class EdgeKernelsBackend final : public executorch::runtime::BackendInterface {
  private:
   static Error Run(EventTracer* tracer, Delegate* delegate) {
     OpEvents events(delegate->names.size());
-    const std::lock_guard<std::mutex> lock(delegate->pool->running);
-    const edge::Status status = delegate->executor->Run(
-        delegate->inputs.data(), delegate->inputs.size(), delegate->outputs.data(),
-        delegate->outputs.size(), tracer == nullptr ? nullptr : &events);
+    const edge::Status status = delegate->plan.Run(
+        delegate->inputs.data(), delegate->outputs.data(), tracer == nullptr ? nullptr : &events);
     if (status != edge::Status::kOk) {
       ET_LOG(Error, "%s: the run failed: %s.", kName, edge::StatusMessage(status));
     }

@@ -27,6 +27,9 @@ def command(
         Path | None,
         typer.Option("--images", metavar="DIR", help="Photographs to calibrate int8 activations on, not the recipe's."),
     ] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", metavar="pte|litert", help="ExecuTorch's format or LiteRT's, not the recipe's.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace DIR if it is an artifact already.")] = False,
 ) -> None:
     """Prune, quantise and compile a model as RECIPE says, into the artifact folder DIR.
@@ -34,14 +37,15 @@ def command(
     Example: edgectl build models/wdsr/x4_pruned.toml --out out/pruned --explain
     """
     from edgectl.cli.console import progress
-    from edgectl.recipe import Recipe
+    from edgectl.recipe import Recipe, as_format
 
+    chosen = None if format is None else as_format(format)
     plan = Recipe.load(recipe)
     with progress() as say:
         say("starting PyTorch", None)
         from edgectl.lowering import build
 
-        result = build(plan, out, images=images, force=force, progress=say)
+        result = build(plan, out, images=images, format=chosen, force=force, progress=say)
     _print_layers(result)
     if explain:
         _print_explain(result)

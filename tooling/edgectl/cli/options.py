@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-ArtifactArgument = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A folder made by `edgectl build`.")]
+ArtifactArgument = Annotated[
+    Path, typer.Argument(metavar="ARTIFACT", help="A folder made by `edgectl build`, or a .tflite file.")
+]
 DeviceOption = Annotated[
     str,
     typer.Option(

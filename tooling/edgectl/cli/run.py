@@ -32,13 +32,18 @@ def command(
     from edgectl.artifact import Artifact
     from edgectl.cli.console import output, progress
     from edgectl.device import open_device
+    from edgectl.errors import UserError
     from edgectl.images import check_image_name, read_input, to_image, write_image
     from edgectl.runner import execute, largest_difference
     from edgectl.runner import reference as run_reference
 
     opened = Artifact.open(artifact)
     check_image_name(out)
-    inputs = [read_input(image, opened.manifest.inputs[0].shape)]
+    if reference is not None and opened.manifest.golden_by is None:
+        raise UserError(
+            f"{artifact} was not built by edgectl, so that there is no recipe to compare it with: leave --reference out."
+        )
+    inputs = [read_input(image, opened.manifest.inputs[0].torch_shape)]
     target = open_device(device)
     with progress() as say:
         if reference is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,17 +17,17 @@ import torch
 from torch import nn
 
 import edgectl
-from edgectl.artifact import Artifact, Layer, Manifest, TensorSpec, sha256
+from edgectl.artifact import MODEL_FILES, Artifact, Layer, Manifest, TensorSpec, sha256
 from edgectl.compress.activations import Progress, quantise
 from edgectl.compress.prune import prune_oneshot
 from edgectl.errors import ToolError, UserError, first_line
 from edgectl.lowering import plan
-from edgectl.lowering.executorch import Compiled, Placement, compile_module, plain_weights
+from edgectl.lowering.compile import Compiled, compile_module, plain_weights
 from edgectl.lowering.golden import Golden, golden
 from edgectl.lowering.layout import LayerRecord
-from edgectl.lowering.partitioner import unique_name
+from edgectl.lowering.partitioner import Placement, unique_name
 from edgectl.quiet import quiet
-from edgectl.recipe import CalibrateSpec, QuantRule, Recipe, load_model
+from edgectl.recipe import CalibrateSpec, Format, QuantRule, Recipe, load_model
 from edgectl.tasks.calibration import calibration_images
 
 _SEED = 0
@@ -49,12 +49,14 @@ def build(
     *,
     model: nn.Module | None = None,
     images: Path | None = None,
+    format: Format | None = None,
     force: bool = False,
     progress: Progress = lambda message, fraction: None,
 ) -> BuildResult:
     """Compresses and compiles what the recipe names, and writes the artifact folder `out`.
 
-    `model` replaces the recipe's own (its rules still apply), and the folder `images` the recipe's images for calibration.
+    `model` replaces the recipe's own (its rules still apply), the folder `images` the recipe's images for calibration, and
+    `format` its target's.
     An artifact already at `out` is replaced with `force`. The folder appears whole, under its name, or not at all.
 
     Raises:
@@ -64,12 +66,14 @@ def build(
     check_target(out, force)
     if images is not None:
         recipe = _calibrated_on(recipe, images)
+    if format is not None:
+        recipe = recipe.to_format(format)
     progress("loading the model", None)
     module = load_model(recipe) if model is None else model.eval()
     example = torch.rand(recipe.model.input, generator=torch.Generator().manual_seed(_SEED))
     module = compress(recipe, module, example, progress)
     _forward(module, example)
-    compiled = compile_module(module, example, lambda message: progress(message, None), cpu=recipe.target.cpu)
+    compiled = compile_module(module, example, lambda message: progress(message, None), target=recipe.target)
     progress("computing the golden output", None)
     expected = golden(compiled, module)
     outputs = expected.forward([example.numpy()])
@@ -170,21 +174,25 @@ def _write(
 ) -> None:
     pair = folder / "golden"
     pair.mkdir(parents=True)
-    (folder / "model.pte").write_bytes(compiled.pte)
-    np.save(pair / "input_0.npy", example.numpy())
-    for i, output in enumerate(outputs):
-        np.save(pair / f"output_{i}.npy", np.ascontiguousarray(output))
-    files = [Path("model.pte"), *(path.relative_to(folder) for path in sorted(pair.iterdir()))]
+    model = MODEL_FILES[recipe.target.format]
+    (folder / model).write_bytes(compiled.program)
+    channels_last = recipe.target.layout == "nhwc"
+    inputs = [TensorSpec.of(example.shape, channels_last)]
+    results = [TensorSpec.of(output.shape, channels_last) for output in outputs]
+    np.save(pair / "input_0.npy", inputs[0].from_nchw(example.numpy()))
+    for i, (spec, output) in enumerate(zip(results, outputs, strict=True)):
+        np.save(pair / f"output_{i}.npy", spec.from_nchw(output))
+    files = [Path(model), *(path.relative_to(folder) for path in sorted(pair.iterdir()))]
     manifest = Manifest(
         edgectl=edgectl.__version__,
         plan_version=plan.VERSION,
         format=recipe.target.format,
-        model="model.pte",
+        model=model,
         recipe=recipe.model_dump(mode="json"),
         git_revision=_git_revision(recipe.path.parent),
         sha256={path.as_posix(): sha256(folder / path) for path in files},
-        inputs=[TensorSpec(shape=list(example.shape), dtype="float32")],
-        outputs=[TensorSpec(shape=list(output.shape), dtype="float32") for output in outputs],
+        inputs=inputs,
+        outputs=results,
         golden_by=expected.by,
         golden_tolerance=expected.tolerance,
         layers=_layers(compiled, recipe.quant),
@@ -216,10 +224,11 @@ def _layers(compiled: Compiled, rules: Sequence[QuantRule]) -> list[Layer]:
     taken = {layer.name for layer in layers}  # a report is matched by names: none twice
     for placement in compiled.placements:
         if placement.runner != "edge":
-            runner: Literal["xnnpack", "executorch"] = "xnnpack" if placement.runner == "xnnpack" else "executorch"
             name = unique_name(placement.layer, taken)
             weights = _codebook(name, rules) if placement.op in _LAYERS else {}
-            layers.append(Layer(name=name, op=placement.op, runner=runner, input_shape=[], output_shape=[], **weights))
+            layers.append(
+                Layer(name=name, op=placement.op, runner=placement.runner, input_shape=[], output_shape=[], **weights)
+            )
     return layers
 
 

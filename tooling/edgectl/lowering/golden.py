@@ -13,7 +13,7 @@ from torch import nn
 
 from edgectl.artifact import GOLDEN_TOLERANCE, GoldenBy
 from edgectl.lowering import reference
-from edgectl.lowering.executorch import Compiled
+from edgectl.lowering.compile import Compiled
 
 Array = npt.NDArray[np.float32]
 QUANTISED_TOLERANCE = 0.05

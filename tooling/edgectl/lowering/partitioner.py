@@ -1,4 +1,4 @@
-"""The ExecuTorch side of lowering: which nodes the backend takes, and the plan for each subgraph it was given."""
+"""Which nodes of an exported graph the backend takes, and the plan of each subgraph: ExecuTorch asks, for either format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir.backend.backend_details import BackendDetails, PreprocessResult
 from executorch.exir.backend.canonical_partitioners.pattern_op_partitioner import generate_partitions_from_list_of_nodes
 from executorch.exir.backend.compile_spec_schema import CompileSpec
@@ -19,6 +18,7 @@ from executorch.exir.backend.utils import tag_constant_data
 from torch import fx
 from torch.export import ExportedProgram
 
+from edgectl.artifact import Runner
 from edgectl.lowering import ir
 from edgectl.lowering.layout import LayerRecord, lower
 from edgectl.lowering.passes import optimise
@@ -35,6 +35,17 @@ class Decision:
     op: str
     layer: str
     taken: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Who runs one operation of the graph, and why not our backend when it does not."""
+
+    node: str
+    op: str
+    layer: str
+    runner: Runner
     reason: str
 
 
@@ -77,7 +88,7 @@ class EdgePartitioner(Partitioner):
 
     def ops_to_not_decompose(self, ep: ExportedProgram) -> tuple[list[Any], None]:
         """Operations to keep whole for this backend."""
-        return _kept_whole(ep), None
+        return kept_whole(ep), None
 
     def partition(self, exported_program: ExportedProgram) -> PartitionResult:
         """Tags the nodes that the backend takes."""
@@ -103,19 +114,7 @@ class EdgePartitioner(Partitioner):
         return PartitionResult(tagged_exported_program=exported_program, partition_tags=tags)
 
 
-class RemainderPartitioner(XnnpackPartitioner):
-    """XNNPACK for what is left.
-
-    It keeps the same operations whole as EdgePartitioner: ExecuTorch decomposes once per partitioner, and the second would
-    take apart what the first asked to keep.
-    """
-
-    def ops_to_not_decompose(self, ep: ExportedProgram) -> tuple[list[Any], None]:
-        """The same as EdgePartitioner's."""
-        return _kept_whole(ep), None
-
-
-def _kept_whole(ep: ExportedProgram) -> list[Any]:
+def kept_whole(ep: ExportedProgram) -> list[Any]:
     """Operations that decomposition must leave whole: those all of whose nodes the backend takes.
 
     A filter by node is not given: ExecuTorch then decomposes the program five times over instead of twice.

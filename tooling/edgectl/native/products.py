@@ -1,4 +1,4 @@
-"""What can be built: the ExecuTorch backend, the runner with all it needs, the kernels' library, the C++ tests."""
+"""What can be built: the backends of ExecuTorch and LiteRT, the runners with all they need, the kernels, the C++ tests."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from pathlib import Path
 from typing import Literal
 
 from edgectl.errors import UserError
-from edgectl.native import executorch_sdk, toolchain
+from edgectl.native import executorch_sdk, litert_sdk, toolchain
 from edgectl.native.bundle import collect_with_libraries
 from edgectl.native.cmake import Build, Progress, run
+from edgectl.recipe import Format
 
 RunnerTarget = Literal["host", "android-arm64"]
 
 BACKEND_LIBRARY = "libedge_executorch_backend.so"
+DELEGATE_LIBRARY = "libedge_litert_delegate.so"
+_RUNNERS: dict[Format, str] = {"pte": "runner", "litert": "litert_runner"}
 _LOADER = "ld-linux-aarch64.so.1"
 _KERNEL_SOURCES = ("runtime_kernels/CMakeLists.txt", "runtime_kernels/include", "runtime_kernels/src")
-_HARNESS_SOURCES = (*_KERNEL_SOURCES, "runtime_kernels/backends/executorch", "android_harness")
+_HARNESS_SOURCES = (*_KERNEL_SOURCES, "runtime_kernels/backends", "android_harness")
 _GOOGLETEST = Path("/usr/src/googletest")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """The runner and everything it needs on a device.
+    """A runner and everything it needs on a device.
 
     Args:
         folder: where it is on this machine.
@@ -45,25 +48,38 @@ def host_backend(progress: Progress | None = None) -> Path:
         UserError: no compiler, cmake, ninja or ExecuTorch.
         ToolError: the build failed.
     """
-    return _harness("host", progress) / BACKEND_LIBRARY
+    return _harness("host", "pte", progress) / BACKEND_LIBRARY
 
 
-def runner_bundle(target: RunnerTarget, progress: Progress | None = None) -> Bundle:
-    """The runner for this machine or for arm64.
+def host_litert_delegate(progress: Progress | None = None) -> Path:
+    """The shared library of the LiteRT delegate for this machine, for ``ai_edge_litert.interpreter.load_delegate``.
 
-    The host's runner finds ExecuTorch's libraries where they are installed. The one for arm64 comes with its own
-    loader, C library and ExecuTorch libraries, so that it needs nothing of the device but a Linux kernel. (On a real
-    phone that has not been tried.)
+    Its one option is ``{"threads": "1"}``, up to 256.
 
     Raises:
-        UserError: no compiler, cmake, ninja or ExecuTorch.
-        ToolError: the build, or the download of ExecuTorch for arm64, failed.
+        UserError: no compiler, cmake, ninja or LiteRT.
+        ToolError: the build failed.
     """
-    folder = _harness(target, progress)
+    return _harness("host", "litert", progress) / DELEGATE_LIBRARY
+
+
+def runner_bundle(target: RunnerTarget, format: Format = "pte", progress: Progress | None = None) -> Bundle:
+    """The runner of models in a format, for this machine or for arm64.
+
+    The host's runner finds the libraries of ExecuTorch or LiteRT where they are installed. The one for arm64 comes with
+    its own loader, C library and framework, so that it needs nothing of the device but a Linux kernel. (On a real phone
+    that has not been tried.)
+
+    Raises:
+        UserError: no compiler, cmake, ninja, or ExecuTorch or LiteRT.
+        ToolError: the build, or the download of ExecuTorch or LiteRT for arm64, failed.
+    """
+    folder = _harness(target, format, progress)
+    runner = _RUNNERS[format]
     if target == "host":
-        return Bundle(folder, {"runner": folder / "runner"}, ["./runner"])
+        return Bundle(folder, {runner: folder / runner}, [f"./{runner}"])
     files = {path.name: path for path in sorted(folder.iterdir())}
-    return Bundle(folder, files, [f"./{_LOADER}", "--library-path", ".", "./runner"])
+    return Bundle(folder, files, [f"./{_LOADER}", "--library-path", ".", f"./{runner}"])
 
 
 def kernels_library(progress: Progress | None = None) -> Path:
@@ -129,28 +145,36 @@ def build_tests(
     return {path.name: path for path in sorted(run(build, progress).iterdir())}
 
 
-def _harness(target: RunnerTarget, progress: Progress | None) -> Path:
-    if target == "host":
-        chain, sdk = toolchain.host(), executorch_sdk.installed()
+def _harness(target: RunnerTarget, format: Format, progress: Progress | None) -> Path:
+    """One build holds the runner and, on this machine, the library for the framework's Python package."""
+    host = target == "host"
+    chain = toolchain.host() if host else toolchain.arm64_linux()
+    runner = _RUNNERS[format]
+    if format == "pte":
+        libraries = (executorch_sdk.installed() if host else executorch_sdk.fetched_arm64(progress)) / "lib"
+        framework = f"-Dexecutorch_DIR={libraries / 'cmake' / 'executorch'}"
+        version, product = executorch_sdk.version(), f"executorch_backend/{BACKEND_LIBRARY}"
     else:
-        chain, sdk = toolchain.arm64_linux(), executorch_sdk.fetched_arm64(progress)
+        libraries = litert_sdk.installed() if host else litert_sdk.fetched_arm64(progress)
+        framework = f"-DLITERT_LIBRARY={libraries / litert_sdk.LIBRARY}"
+        version, product = litert_sdk.version(), f"litert_delegate/{DELEGATE_LIBRARY}"
 
     def keep(tree: Path, out: Path) -> None:
-        if target == "host":
-            _copy(tree, out, "runner", f"executorch_backend/{BACKEND_LIBRARY}")
+        if host:
+            _copy(tree, out, runner, product)
         else:
-            collect_with_libraries(tree / "runner", sdk / "lib", chain, out)
+            collect_with_libraries(tree / runner, libraries, chain, out)
 
     build = Build(
-        what=f"the runner for {target}",
-        name=target,
+        what=f"the {runner} for {target}",
+        name=target if format == "pte" else f"litert-{target}",
         toolchain=chain,
         project="android_harness",
         sources=_HARNESS_SOURCES,
-        options=(f"-Dexecutorch_DIR={sdk / 'lib' / 'cmake' / 'executorch'}",),
-        targets=("runner", "edge_executorch_backend"),
+        options=(f"-DEDGE_FORMAT={format}", framework),
+        targets=(runner, product) if host else (runner,),
         keep=keep,
-        depends=(executorch_sdk.version(),),
+        depends=(version,),
     )
     return run(build, progress)
 

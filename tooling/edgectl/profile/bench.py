@@ -11,7 +11,8 @@ from typing import Any, cast
 from edgectl.artifact import Artifact, Layer
 from edgectl.device import Device
 from edgectl.errors import ToolError, UserError
-from edgectl.profile import etdump
+from edgectl.profile import etdump, litert
+from edgectl.profile.events import Profile
 from edgectl.profile.report import Clock, Latency, LatencyReport, LayerLatency
 from edgectl.runner import Progress, Session, model_hash
 
@@ -57,9 +58,9 @@ def bench(
     session.check(outputs)
     say(f"timing the layers of {artifact.folder.name}: {runs} runs on {device.name}", None)
     with tempfile.TemporaryDirectory(prefix="edgectl-") as folder:
-        profile = Path(folder) / "profile.etdp"
-        profiled, _ = session.run(**options, etdump=profile)
-        events = etdump.read(profile)
+        profile = Path(folder) / "profile"
+        profiled, _ = session.run(**options, profile=profile)
+        events = etdump.read(profile) if artifact.manifest.format == "pte" else litert.read(profile)
     if len(undisturbed.runs_ns) != runs or len(profiled.runs_ns) != runs:
         raise ToolError(f"benching on {device.name}", f"the runner did {len(undisturbed.runs_ns)} runs of {runs}")
     return LatencyReport(
@@ -77,7 +78,7 @@ def bench(
     )
 
 
-def join(layers: Sequence[Layer], events: etdump.Profile, runs: int, clock: Clock) -> list[LayerLatency]:
+def join(layers: Sequence[Layer], events: Profile, runs: int, clock: Clock) -> list[LayerLatency]:
     """The manifest's layers, each with the spread of its last `runs` events, then the runtime's own events by name."""
     left = dict(events)  # layer's name -> ns of each run
     rows = []

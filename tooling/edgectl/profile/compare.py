@@ -21,7 +21,7 @@ from torch import nn
 from edgectl.compress.activations import quantise
 from edgectl.compress.prune import prune_oneshot
 from edgectl.errors import ToolError, UserError
-from edgectl.lowering.executorch import plain_weights
+from edgectl.lowering.compile import plain_weights
 from edgectl.paths import owner_is_gone, state_root
 from edgectl.profile.hosted import XNNPACK, XNNPACK_INT8, ours, xnnpack
 from edgectl.profile.int8 import INT8

@@ -53,7 +53,9 @@ def ours(recipe: Recipe, module: nn.Module, example: torch.Tensor, threads: int,
         ToolError: the runner cannot be built.
     """
     folder.mkdir(parents=True)
-    plain = recipe.model_copy(update={"prune": [], "quant": [], "calibrate": None, "target": TargetSpec(cpu=host_cpu())})
+    plain = recipe.model_copy(
+        update={"prune": [], "quant": [], "calibrate": None, "target": TargetSpec(format=recipe.target.format, cpu=host_cpu())}
+    )
     return Hosted(build(plain, folder / "artifact", model=module).artifact, example, threads, folder / "host")
 
 

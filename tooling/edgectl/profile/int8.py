@@ -71,7 +71,7 @@ def pt2e(module: nn.Module, example: torch.Tensor, quantizer: Any, *, fold: bool
     """
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e  # noqa: PLC0415
 
-    from edgectl.lowering.executorch import plain_weights  # noqa: PLC0415  # the processes of other runtimes do without
+    from edgectl.lowering.compile import plain_weights  # noqa: PLC0415  # the processes of other runtimes do without
 
     with torch.no_grad():
         prepared = prepare_pt2e(torch.export.export(plain_weights(module), (example,)).module(), quantizer)

@@ -1,4 +1,4 @@
-"""Reads an artifact into a verifier's graph: the weights that devices compute with, unpacked from the plan in its `.pte`."""
+"""Reads an artifact into a verifier's graph: the weights that devices compute with, unpacked from the plan in its file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edgectl.artifact import Artifact
+from edgectl.artifact import Artifact, TensorSpec
 from edgectl.assure.verify import plan_reader
 from edgectl.assure.verify.builder import Builder, Unsupported, Value
 from edgectl.assure.verify.graph import Graph
@@ -56,17 +56,20 @@ def read_artifact(folder: Path) -> Decoded:
         raise UserError(f"{folder}: {others[0]} is not run by our kernels: verify its recipe or an ONNX file instead.")
     if len(manifest.inputs) != 1 or len(manifest.outputs) != 1:
         raise UserError(f"{folder} has several inputs or outputs, where one of each can be verified.")
-    shape = tuple(manifest.inputs[0].shape)
+    shape = _planned(manifest.inputs[0])
     try:
         plan = plan_reader.read_plan(_plan(artifact.model.read_bytes()))
         decoder = _Decoder(plan, shape)
-        graph = decoder.read(tuple(manifest.outputs[0].shape))
+        graph = decoder.read(_planned(manifest.outputs[0]))
     except Unsupported as why:
         raise UserError(f"{folder}: {why}.") from why
     except (Damaged, ValueError, IndexError, KeyError, struct.error) as error:
         raise UserError(f"{folder} is damaged ({error}): build the artifact again.") from error
-    (x,), (want,) = artifact.golden()
-    have = graph.forward(torch.from_numpy(x).double().reshape(1, *graph.input.shape)).numpy().reshape(-1)
+    x, want = (
+        array.transpose(0, 3, 1, 2) if spec.channels_last else array
+        for spec, (array,) in zip((manifest.inputs[0], manifest.outputs[0]), artifact.golden(), strict=True)
+    )
+    have = graph.forward(torch.from_numpy(np.ascontiguousarray(x)).double().reshape(1, *graph.input.shape)).numpy().reshape(-1)
     differs = float(np.abs(have - want.reshape(-1)).max() / max(float(np.abs(want).max()), 1e-30))
     if not differs <= (_QUANTISED_TOLERANCE if decoder.rounds else manifest.golden_tolerance):
         raise UserError(f"{folder}: its weights do not give its golden output: build the artifact again.")
@@ -77,15 +80,23 @@ def read_artifact(folder: Path) -> Decoded:
     return Decoded(graph, shape, note if decoder.rounds else "")
 
 
-def _plan(pte: bytes) -> bytes:
-    """The plan in a program: there must be one."""
-    at = pte.find(MAGIC)
-    if at < 0 or pte.find(MAGIC, at + 1) >= 0:
+def _planned(spec: TensorSpec) -> tuple[int, ...]:
+    """The shape of an input or output in the plan, whose images are (n, c, h, w) also where the file's are not."""
+    if not spec.channels_last:
+        return tuple(spec.shape)
+    n, height, width, channels = spec.shape
+    return n, channels, height, width
+
+
+def _plan(program: bytes) -> bytes:
+    """The plan in a `.pte` or `.tflite`: there must be one."""
+    at = program.find(MAGIC)
+    if at < 0 or program.find(MAGIC, at + 1) >= 0:
         raise Damaged("its program does not hold one plan")
-    (total,) = _TOTAL.unpack_from(pte, at + _TOTAL_AT)
-    if at + total > len(pte):
+    (total,) = _TOTAL.unpack_from(program, at + _TOTAL_AT)
+    if at + total > len(program):
         raise Damaged("its plan is cut short")
-    return pte[at : at + total]
+    return program[at : at + total]
 
 
 @dataclass(frozen=True)

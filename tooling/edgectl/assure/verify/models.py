@@ -115,7 +115,7 @@ def _onnx(path: Path) -> Model:
 
 def _python(path: Path) -> Model:
     from edgectl.compress.prune import prune_oneshot  # noqa: PLC0415
-    from edgectl.lowering.executorch import plain_weights  # noqa: PLC0415
+    from edgectl.lowering.compile import plain_weights  # noqa: PLC0415
     from edgectl.profile.workload import load_workload  # noqa: PLC0415
 
     work = load_workload(path)

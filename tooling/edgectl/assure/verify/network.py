@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from edgectl.assure.verify.graph import Graph, LeakyRelu, MaxPool, Node, Relu
+from edgectl.errors import UserError
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
 DENSE_FROM = 0.2  # share of nonzeros from which a dense product beats the sparse one on a CPU (measured: 70 against 12 GFLOP/s)
+MOST_ELEMENTS = 1 << 33  # of a matrix, zeros included: minutes to read off
 BASIS_ELEMENTS = 1 << 25  # elements of one chunk of unit vectors pushed through a segment when its matrix is read off
 
 
@@ -222,6 +224,8 @@ class _Builder:
 
     def _matrix(self, value: _Value, source: int, bias: Tensor) -> Matrix:
         features = torch.Size(self.shapes[source]).numel()
+        if features * len(bias) > MOST_ELEMENTS:
+            raise UserError(f"A layer from {features} to {len(bias)} values is too large to verify: use a smaller input.")
         step = max(1, BASIS_ELEMENTS // max(features, len(bias)))
         indices, entries = [], []
         for first in range(0, features, step):
