@@ -148,8 +148,8 @@ def minimum(
 ) -> float:
     """The least `row . y` over the box by HiGHS; infinity where nothing is feasible.
 
-    `bounds` are `[size]` of every layer before the output; `fixed` gives S of neurons by `(layer, neuron)`; `relaxed` asks for the
-    triangle relaxation in place of the network; `given` adds constraints `row . y <= threshold`.
+    `bounds` are `[size]` of every layer before the output; `fixed` gives S of neurons by `(layer, neuron)`; `relaxed` asks for
+    the triangle relaxation in place of the network; `given` adds constraints `row . y <= threshold`.
     """
     optimize = pytest.importorskip("scipy.optimize")
     sparse = pytest.importorskip("scipy.sparse")
@@ -183,20 +183,20 @@ def minimum(
             if i >= layer.unstable:
                 lines.append(({h + i: 1.0, z + i: -1.0}, 0.0, 0.0))
                 continue
-            l, u = float(bounds[k][0][i]), float(bounds[k][1][i])
+            floor, ceiling = float(bounds[k][0][i]), float(bounds[k][1][i])
             sign = (fixed or {}).get((k, i), 0)
-            low[z + i], high[z + i], low[h + i] = l, u, 0.0
+            low[z + i], high[z + i], low[h + i] = floor, ceiling, 0.0
             low[active + i], high[active + i], integral[active + i] = 0.0, 1.0, 0 if relaxed else 1
-            if sign < 0 or l >= 0:
-                low[z + i] = max(l, 0.0)
+            if sign < 0 or floor >= 0:
+                low[z + i] = max(floor, 0.0)
                 lines.append(({h + i: 1.0, z + i: -1.0}, 0.0, 0.0))
-            elif sign > 0 or u <= 0:
-                high[z + i] = min(u, 0.0)
+            elif sign > 0 or ceiling <= 0:
+                high[z + i] = min(ceiling, 0.0)
                 high[h + i] = 0.0
             else:
                 lines.append(({h + i: 1.0, z + i: -1.0}, 0.0, np.inf))
-                lines.append(({h + i: 1.0, active + i: -u}, -np.inf, 0.0))
-                lines.append(({h + i: 1.0, z + i: -1.0, active + i: -l}, -np.inf, -l))
+                lines.append(({h + i: 1.0, active + i: -ceiling}, -np.inf, 0.0))
+                lines.append(({h + i: 1.0, z + i: -1.0, active + i: -floor}, -np.inf, -floor))
     y = int(starts[-2])
     for constraint, threshold in given or []:
         lines.append(({y + i: float(c) for i, c in enumerate(constraint)}, -np.inf, threshold))

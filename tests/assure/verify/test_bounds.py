@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_networks import box_of, drawn, inside, minimum, values
 from torch import Tensor
 
 from edgectl.assure.verify.bounds import Box, Multipliers, Problem, Rates, Rows, Splits, interval
 from edgectl.assure.verify.graph import Conv, Graph, Input, Linear, Relu, Reshape, chain
 from edgectl.assure.verify.network import Network, normal_form
 from edgectl.assure.verify.root import Root, intermediate, narrow, output_bounds
-from small_networks import box_of, drawn, inside, minimum, values
 
 DATA = Path(os.environ.get("EDGECTL_DATA") or Path(__file__).resolve().parents[4] / "shared" / "data") / "vnn"
 ROW = torch.tensor([[1.0, -1.0, 0.5]], dtype=torch.float64)

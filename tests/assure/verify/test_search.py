@@ -18,7 +18,7 @@ from edgectl.assure.verify.properties import Clause, Property
 from edgectl.assure.verify.tree import Search
 from edgectl.assure.verify.verifier import Options, Verdict, verify
 
-QUICK = Options(timeout=120, restarts=2, attack_steps=10, search=Search(threads=1))
+QUICK = Options(timeout=120, restarts=2, attack_steps=10, few_inputs=0, search=Search(threads=1))
 
 
 def exact_minimum(graph: Graph, box: Box, row: torch.Tensor) -> float:
@@ -54,6 +54,19 @@ def test_verdicts_are_those_of_mixed_integer_programming(seed: int, narrow: int)
         found = verify(graph.to(torch.float32), prop, options)
         check(graph.to(torch.float32), prop, found, safe=margin < 0)
         assert found.bound >= 0 or margin > 0
+
+
+@pytest.mark.parametrize("seed", [0, 3, 6, 9, 2, 5])
+def test_halving_few_inputs_gives_the_same_verdicts(seed: int) -> None:
+    graph = drawn(seed)
+    box = box_of(graph, seed)
+    row = [1.0, -1.0, 0.5]
+    exact = exact_minimum(graph, box, torch.tensor(row).double())
+    for margin in (-0.02, 0.02):
+        prop = asked(box, ([row], [exact + margin]))
+        check(
+            graph.to(torch.float32), prop, verify(graph.to(torch.float32), prop, replace(QUICK, few_inputs=4)), safe=margin < 0
+        )
 
 
 @pytest.mark.parametrize("seed", range(6))

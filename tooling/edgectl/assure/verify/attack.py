@@ -21,7 +21,7 @@ class Checker:
         self.prop, self.double, self.single = prop, graph.to(torch.float64), graph.to(torch.float32)
 
     def __call__(self, x: Tensor) -> Tensor | None:
-        """The first of inputs `[B, inputs]` that breaks the property in float64 and in float32 arithmetic, `[inputs]` float64."""
+        """The first of inputs `[B, inputs]` that breaks the property in float32 and in float64, `[inputs]` float64, or None."""
         x = torch.minimum(torch.maximum(x.double(), self.prop.lower), self.prop.upper)
         hits = x[(slack(self.prop, outputs(self.single, x.float()).double()) <= 0).any(1)]
         if len(hits):
@@ -46,7 +46,7 @@ def descend(
     """Signed gradient descent on the slack of each of `clauses`, from random points of the box.
 
     Half of the restarts first move along a random direction of the output (output-diversified starts, arXiv 2003.06878).
-    `start` `[S, inputs]` adds given starts for every clause.  Returns the best points `[B, inputs]` and their slack `[B]`, float32.
+    `start` `[S, inputs]` adds given starts for every clause.  Returns the best points `[B, inputs]`, their slack `[B]`; float32.
     """
     lower, upper = prop.lower.float(), prop.upper.float()
     width = upper - lower

@@ -1,4 +1,4 @@
-"""Branch and bound over roots: each is bounded anew under its splits, searched for a while, and split in two where that is not enough."""
+"""Branch and bound over roots: each is bounded anew under its splits, searched for a while, then split in two."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class BranchAndBound:
                 self._change.notify_all()
 
     def _refute(self, task: Task) -> tuple[list[Task], float | None]:
-        """The two halves of a root that is not refuted; or the bound of what is left where time is up or nothing can be split."""
+        """The halves of a root that is not refuted; or the bound of what is left where time is up or nothing can be split."""
         root, alpha, allowed = task.root, task.alpha, self.allowed[:, task.clause : task.clause + 1]
         if self.search.narrow.steps:
             narrowed = narrow(root, self.rows, allowed, alpha, self.search.narrow, first=1)

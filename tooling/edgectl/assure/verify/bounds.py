@@ -135,7 +135,8 @@ class Relaxation:
         for layer in network.layers[:top]:
             self.offsets.append(self.offsets[-1] + layer.unstable)
         self.unstable = self.offsets[-1]
-        slope = upper / (upper - lower)
+        lower, upper = lower.clamp(max=0), upper.clamp(min=0)  # chords of stable neurons have slope 1 or 0
+        slope = (upper / (upper - lower)).nan_to_num(0)
         shape = (self.unstable + 1, columns)  # the last row is where empty places of splits write
         self.slope, self.intercept = lower.new_zeros(shape), lower.new_zeros(shape)
         self.slope[:-1], self.intercept[:-1] = slope, -slope * lower
@@ -350,7 +351,7 @@ class Problem:
         return Problem(self.relaxation.keep(keep), self.rows, allowed, picked)
 
     def split(self, at: Multipliers, row: Tensor, sign: Tensor) -> tuple[Problem, Multipliers]:
-        """Every problem with one neuron more fixed, rows `[N]` and signs `[N]`, and multipliers for it (copies; new betas 0)."""
+        """Every problem with one neuron more fixed, rows `[N]` and signs `[N]`, and copies of its multipliers (new betas 0)."""
         child = Problem(self.relaxation.split(row, sign), self.rows, self.allowed, self.picked)
         beta = torch.zeros_like(sign)[None] if at.beta is None else torch.cat((at.beta, torch.zeros_like(sign)[None]))
         return child, Multipliers(at.alpha.clone(), beta, None if at.gamma is None else at.gamma.clone())

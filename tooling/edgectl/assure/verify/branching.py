@@ -1,4 +1,4 @@
-"""Which neuron to split: BaBSR (arXiv 1909.06588), filtered smart branching (FSB and kFSB, arXiv 2103.06624), or any at random."""
+"""Which neuron to split: BaBSR (arXiv 1909.06588), filtered smart branching (FSB, kFSB; arXiv 2104.06718), or any at random."""
 
 from __future__ import annotations
 

@@ -18,17 +18,19 @@ class Entry(Protocol):
     """What can wait: its lower bound and the memory it holds, in bytes."""
 
     @property
-    def bound(self) -> float: ...
+    def bound(self) -> float:
+        """Lower bound."""
 
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Memory it holds, in bytes."""
 
 
 E = TypeVar("E", bound=Entry)
 
 
 class Frontier(Generic[E]):
-    """Best-first: `pop` gives what has the smallest bound.  Beyond `limit` bytes the half with the largest bounds waits on disk."""
+    """Best-first: `pop` gives the smallest bounds.  Beyond `limit` bytes the half with the largest bounds waits on disk."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.bytes = limit, 0

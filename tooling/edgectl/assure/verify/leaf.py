@@ -17,8 +17,8 @@ FEASIBLE = 1e-9  # HiGHS's tolerance on constraints; a slack must exceed it to r
 def least_slack(root: Root, sign: Tensor, rows: Rows, allowed: Tensor) -> tuple[float, Tensor | None]:
     """The least over the domain of the largest `row . y - threshold` of a clause, and where it is, `[inputs]`.
 
-    `sign` `[U]` gives S of every unstable neuron, `allowed` `[m, 1]` the clause.  Infinity and None where the domain is empty; minus
-    infinity and None where the program could not be solved.
+    `sign` `[U]` gives S of every unstable neuron, `allowed` `[m, 1]` the clause.  Infinity and None where the domain is empty;
+    minus infinity and None where the program could not be solved.
     """
     from scipy import optimize  # noqa: PLC0415
 

@@ -1,7 +1,7 @@
 """Bounds of every neuron over the whole box, layer by layer, and the network that they leave.
 
-Multipliers are searched for in float32 and every bound that counts is then evaluated with them in float64: rounding in the search
-costs tightness, never soundness.
+Multipliers are searched for in float32 and every bound that counts is then evaluated with them in float64: rounding in the
+search costs tightness, never soundness.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ def output_bounds(
 def narrow(root: Root, rows: Rows, allowed: Tensor, alpha: Tensor, rates: Rates, first: int) -> tuple[Root, Tensor] | None:
     """Bounds of what a counterexample of one clause can reach (INVPROP): every layer from `first` on, given the output's rows.
 
-    `allowed` `[m, 1]` is the clause and `alpha` `[U + 1, 1]` float32 where the ascents start.  Returns the root with its new bounds
-    and the alphas of the neurons that are still unstable; None where nothing can reach the clause: it is refuted.
+    `allowed` `[m, 1]` is the clause and `alpha` `[U + 1, 1]` float32 where the ascents start.  Returns the root with its new
+    bounds and the alphas of the neurons that are still unstable; None where nothing can reach the clause: it is refuted.
     """
     for k in range(first, len(root.network.layers) - 1):
         begin = sum(layer.unstable for layer in root.network.layers[:k])

@@ -1,4 +1,4 @@
-"""Branch and bound under one root whose intermediate bounds stay as they are: batches of the worst domains, split and bounded."""
+"""Branch and bound under one root, whose intermediate bounds stay: batches of the worst domains, split and bounded."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Search:
 class Domain:
     """One subproblem: the neurons fixed besides the root's, what warm-starts its children, and the neuron they split.
 
-    `rows` int32 `[d]` and `signs` int8 `[d]` as `bounds.Splits`, `alpha` float16 `[U + 1]`, `beta` float32 `[root's + d]`, `gamma`
-    float32 `[m]`.
+    `rows` int32 `[d]` and `signs` int8 `[d]` as `bounds.Splits`, `alpha` float16 `[U + 1]`, `beta` float32 `[root's + d]`,
+    `gamma` float32 `[m]`.
     """
 
     bound: float

@@ -10,19 +10,31 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from edgectl.assure.verify.attack import Checker, descend
+from edgectl.assure.verify.attack import Checker, descend, outputs, slack
 from edgectl.assure.verify.bab import BranchAndBound, Task
 from edgectl.assure.verify.bounds import Box, Rates, Rows
 from edgectl.assure.verify.graph import Graph
+from edgectl.assure.verify.inputs import InputSearch
 from edgectl.assure.verify.network import Network, normal_form
 from edgectl.assure.verify.properties import Property
 from edgectl.assure.verify.root import intermediate, output_bounds
 from edgectl.assure.verify.tree import Search
 
+FIRST_RESTARTS, FIRST_STEPS = 4, 30  # of the attack before any bound: enough for most of what is false
+
 
 @dataclass(frozen=True)
 class Options:
-    """How hard to try: seconds in all, restarts and steps of the attack, steps of alpha-CROWN, the search."""
+    """How hard to try.
+
+    Attributes:
+        timeout: seconds in all.
+        restarts, attack_steps: of the attack on each clause that bounds leave open.
+        root, output, again: steps on intermediate bounds, on the output's, and on the output's under a new root.
+        search: branch and bound on ReLUs.
+        few_inputs: networks of no more inputs are searched by halving inputs instead.
+        seed: of the attack.
+    """
 
     timeout: float = 120.0
     restarts: int = 30
@@ -31,6 +43,7 @@ class Options:
     output: Rates = field(default_factory=lambda: Rates(100, 0.1))
     again: Rates = field(default_factory=lambda: Rates(30, 0.1))
     search: Search = field(default_factory=Search)
+    few_inputs: int = 12
     seed: int = 0
 
 
@@ -40,7 +53,8 @@ class Verdict:
 
     Attributes:
         verdict: `verified`: no input of the box breaks the property; `falsified`: `counterexample` does; `unknown`: time is up.
-        bound: the smallest lower bound of any clause's slack: positive where verified.
+        bound: of the slack, the largest `row . y - threshold` of a clause's rows, over all clauses and inputs.  Verified: it is
+            above this (0 when that took branches).  Unknown: not below this.  Falsified: the counterexample's.
         branches: splits made.
         seconds: wall time.
         counterexample: an input `[inputs]`, float64, or None.
@@ -63,25 +77,38 @@ def verify(graph: Graph, prop: Property, options: Options, network: Network | No
     ) -> Verdict:
         return Verdict(kind, bound, branches, time.monotonic() - begin, x)
 
-    check = Checker(graph, prop)
-    points, _ = descend(graph, prop, list(range(len(prop.clauses))), options.restarts, options.attack_steps, generator)
-    if (x := check(points)) is not None:
-        return verdict("falsified", -math.inf, 0, x)
+    check, every = Checker(graph, prop), list(range(len(prop.clauses)))
+    if (x := check(descend(graph, prop, every, FIRST_RESTARTS, FIRST_STEPS, generator)[0])) is not None:
+        return verdict("falsified", least_of(graph, prop, x), 0, x)
     network = network or normal_form(graph, torch.float64)
-    with torch.inference_mode():
-        root = intermediate(network, Box(prop.lower[:, None], prop.upper[:, None]), options.root)
-        rows = Rows(torch.cat([c.rows for c in prop.clauses]), torch.cat([c.bound for c in prop.clauses])[:, None])
-        allowed = torch.block_diag(*(torch.ones(len(c.bound), 1, dtype=torch.float64) for c in prop.clauses))
-        bounds, at = output_bounds(root, rows, allowed, options.output)
-        left = (bounds <= 0).nonzero()[:, 0]
-        least = float(bounds.min())
-        if not len(left):
-            return verdict("verified", least)
+    box = Box(prop.lower[:, None], prop.upper[:, None])
+    rows = Rows(torch.cat([c.rows for c in prop.clauses]), torch.cat([c.bound for c in prop.clauses])[:, None])
+    allowed = torch.block_diag(*(torch.ones(len(c.bound), 1, dtype=torch.float64) for c in prop.clauses))
+    if network.inputs <= options.few_inputs:
+        with torch.inference_mode():
+            halving = InputSearch(network, box, rows, allowed, options.search.memory, check)
+            bound = halving.run(lambda: time.monotonic() < begin + options.timeout)
+        found, branches = halving.found, halving.branches
+    else:
+        with torch.inference_mode():
+            root = intermediate(network, box, options.root)
+            bounds, at = output_bounds(root, rows, allowed, options.output)
+        left = (bounds <= 0).nonzero()[:, 0].tolist()
+        if not left:
+            return verdict("verified", float(bounds.min()))
+        if (x := check(descend(graph, prop, left, options.restarts, options.attack_steps, generator)[0])) is not None:
+            return verdict("falsified", least_of(graph, prop, x), 0, x)
         search = BranchAndBound(rows, allowed, options.search, options.again, check)
-        tasks = [Task(float(bounds[c]), c, root, at.alpha[:, c : c + 1]) for c in left.tolist()]
+        tasks = [Task(float(bounds[c]), c, root, at.alpha[:, c : c + 1]) for c in left]
         outcome = search.run(tasks, begin + options.timeout)
-    if outcome.found is not None:
-        return verdict("falsified", outcome.bound, outcome.branches, outcome.found)
-    if outcome.bound == math.inf:
-        return verdict("verified", max(least, 0.0), outcome.branches)
-    return verdict("unknown", outcome.bound, outcome.branches)
+        bound, found, branches = outcome.bound, outcome.found, outcome.branches
+    if found is not None:
+        return verdict("falsified", least_of(graph, prop, found), branches, found)
+    if bound == math.inf:
+        return verdict("verified", 0.0, branches)
+    return verdict("unknown", bound, branches)
+
+
+def least_of(graph: Graph, prop: Property, x: Tensor) -> float:
+    """The smallest slack of any clause at an input `[inputs]`, in float64."""
+    return float(slack(prop, outputs(graph.to(torch.float64), x[None])).min())
