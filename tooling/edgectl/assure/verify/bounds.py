@@ -88,16 +88,28 @@ class Rows:
         return Rows(self.matrix.to(dtype), self.threshold.to(dtype))
 
 
-def interval(network: Network, box: Box, upto: int | None = None) -> list[tuple[Tensor, Tensor]]:
-    """Interval bound propagation (arXiv 1810.12715): `[size, N]` bounds of every pre-activation before layer `upto`."""
+def interval(
+    network: Network, box: Box, upto: int | None = None, known: tuple[Tensor, Tensor] | None = None
+) -> list[tuple[Tensor, Tensor]]:
+    """Interval bound propagation (arXiv 1810.12715): `[size, N]` bounds of every pre-activation before layer `upto`.
+
+    `known`, stacked bounds `[U', N]` of the first layers' unstable neurons, narrows them.
+    """
     results = [(box.centre, box.radius)]
-    bounds = []
+    bounds: list[tuple[Tensor, Tensor]] = []
+    stacked = 0
     for layer in network.layers[:upto]:
         centre, radius = layer.bias, torch.zeros_like(layer.bias)
         for source, matrix in layer.maps:
             centre = centre + matrix.forward @ results[source][0]
             radius = radius + absolute(matrix.forward) @ results[source][1]
         lower, upper = centre - radius, centre + radius
+        u = layer.unstable
+        if known is not None and stacked + u <= len(known[0]):
+            here = slice(stacked, stacked + u)
+            lower = torch.cat((torch.maximum(lower[:u], known[0][here]), lower[u:]))
+            upper = torch.cat((torch.minimum(upper[:u], known[1][here]), upper[u:]))
+            stacked += u
         bounds.append((lower, upper))
         lower, upper = lower.clone(), upper.clone()
         lower[: layer.unstable].clamp_(min=0)

@@ -39,35 +39,53 @@ class Matrix:
             return cls(dense, dense.t().contiguous())
         return cls(matrix.to_sparse_csr(), matrix.t().coalesce().to_sparse_csr())
 
-    @property
-    def coo(self) -> Tensor:
-        """The matrix as a coalesced COO tensor."""
-        return self.forward.to_sparse_coo().coalesce()
-
     def rows(self, indices: Tensor) -> Tensor:
         """Rows `indices` as dense columns `[i, len(indices)]`: what `adjoint` makes of unit vectors."""
         if self.forward.layout is torch.strided:
             return self.adjoint[:, indices]
-        crow, column, value = self.forward.crow_indices(), self.forward.col_indices(), self.forward.values()
-        count = crow[indices + 1] - crow[indices]
-        problem = torch.arange(len(indices), device=indices.device).repeat_interleave(count)
-        first = (crow[indices] - (count.cumsum(0) - count)).repeat_interleave(count)
-        entry = first + torch.arange(len(problem), device=indices.device)
-        dense = value.new_zeros(self.forward.shape[1], len(indices))
-        dense[column[entry], problem] = value[entry]
+        problem, entry = _entries(self.forward, indices)
+        dense = self.forward.values().new_zeros(self.forward.shape[1], len(indices))
+        dense[self.forward.col_indices()[entry], problem] = self.forward.values()[entry]
         return dense
 
     def restrict(self, rows: Tensor | None, columns: Tensor | None) -> Matrix:
         """The matrix of some rows and columns, in the order given."""
-        coo = self.coo
-        for dim, keep in ((0, rows), (1, columns)):
-            if keep is not None:
-                coo = coo.index_select(dim, keep).coalesce()
-        return Matrix.of(coo)
+        if self.forward.layout is torch.strided:
+            dense = self.forward if rows is None else self.forward[rows]
+            dense = dense if columns is None else dense[:, columns]
+            return Matrix(dense, dense.t().contiguous())
+        forward, adjoint = _take(self.forward, rows, columns), _take(self.adjoint, columns, rows)
+        if forward._nnz() > DENSE_FROM * forward.shape[0] * forward.shape[1]:
+            return Matrix(forward.to_dense(), adjoint.to_dense())
+        return Matrix(forward, adjoint)
 
     def to(self, dtype: torch.dtype) -> Matrix:
         """The same matrix in another floating type."""
         return Matrix(self.forward.to(dtype), self.adjoint.to(dtype))
+
+
+def _entries(matrix: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the entries of some rows of a CSR matrix lie among its values, and for each which of `rows` it belongs to (first)."""
+    crow = matrix.crow_indices()
+    count = crow[rows + 1] - crow[rows]
+    which = torch.arange(len(rows), device=rows.device).repeat_interleave(count)
+    first = (crow[rows] - (count.cumsum(0) - count)).repeat_interleave(count)
+    return which, first + torch.arange(len(which), device=rows.device)
+
+
+def _take(matrix: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
+    """Some rows and columns of a CSR matrix, in the order given; its columns need not be sorted within a row."""
+    rows = torch.arange(matrix.shape[0], device=matrix.device) if rows is None else rows
+    which, entry = _entries(matrix, rows)
+    column, width = matrix.col_indices()[entry], matrix.shape[1]
+    if columns is not None:
+        place = torch.full((width,), -1, device=matrix.device)
+        place[columns] = torch.arange(len(columns), device=matrix.device)
+        column, width = place[column], len(columns)
+        kept = (column >= 0).nonzero()[:, 0]
+        which, entry, column = which[kept], entry[kept], column[kept]
+    crow = torch.cat((which.new_zeros(1), which.bincount(minlength=len(rows)).cumsum(0)))
+    return torch.sparse_csr_tensor(crow, column, matrix.values()[entry], (len(rows), width))
 
 
 @dataclass(frozen=True, eq=False)

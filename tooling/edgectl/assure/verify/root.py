@@ -15,7 +15,7 @@ from torch import Tensor
 from edgectl.assure.verify.bounds import Box, Multipliers, Problem, Rates, Relaxation, Rows, Splits, interval, pick
 from edgectl.assure.verify.network import Network
 
-COLUMNS = 512  # problems of one batch: what keeps a few thousand neurons' buffers near the caches
+COLUMNS = 256  # problems of one batch: what keeps a few thousand neurons' buffers near the caches
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,17 +81,14 @@ def intermediate(network: Network, box: Box, rates: Rates) -> Root:
 
 def layer_bounds(root: Root, k: int, rates: Rates) -> tuple[Tensor, Tensor]:
     """Lower and upper bounds `[size]` of layer k's pre-activations, given bounds of every layer before it."""
+    low, high = (bound[:, 0].clone() for bound in interval(root.network, root.box, k + 1, (root.lower, root.upper))[k])
     if all(source == 0 for source, _ in root.network.layers[k].maps):
-        low, high = interval(root.network, root.box, k + 1)[k]
-        return low[:, 0], high[:, 0]
-    low = root.lower.new_full((root.network.layers[k].size,), -torch.inf)
-    high = -low
-    for steps in sorted({0, rates.steps}):
-        neurons = ((low < 0) & (high > 0)).nonzero()[:, 0]
-        signs = torch.ones_like(neurons)
-        found = reach(root, k, torch.cat((neurons, neurons)), torch.cat((signs, -signs)), replace(rates, steps=steps))
-        low[neurons] = torch.maximum(low[neurons], found[: len(neurons)])
-        high[neurons] = torch.minimum(high[neurons], -found[len(neurons) :])
+        return low, high
+    for steps in sorted({0, rates.steps}):  # upper bounds first: most stable neurons are inactive
+        for bound, sign in ((high, -1), (low, 1)):
+            neurons = ((low < 0) & (high > 0)).nonzero()[:, 0]
+            found = reach(root, k, neurons, torch.full_like(neurons, sign), replace(rates, steps=steps))
+            bound[neurons] = sign * torch.maximum(sign * bound[neurons], found)
     return low, high
 
 
