@@ -42,11 +42,11 @@ def descend(
     steps: int,
     generator: torch.Generator,
     start: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Signed gradient descent on the slack of each of `clauses`, from random points of the box.
 
     Half of the restarts first move along a random direction of the output (output-diversified starts, arXiv 2003.06878).
-    `start` `[S, inputs]` adds given starts for every clause.  Returns the best points `[B, inputs]`, their slack `[B]`; float32.
+    `start` `[S, inputs]` adds given starts for every clause.  Returns the best points `[B, inputs]`, float32.
     """
     lower, upper = prop.lower.float(), prop.upper.float()
     width = upper - lower
@@ -72,4 +72,4 @@ def descend(
             break
         rate = 0.3 if step < 0 else 0.25 * (1 - step / steps) ** 1.5 + 0.002
         x = torch.minimum(torch.maximum(x - rate * width * gradient.sign(), lower), upper)
-    return best_x, best
+    return best_x

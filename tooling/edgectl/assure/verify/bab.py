@@ -53,12 +53,20 @@ class BranchAndBound:
         search: how.
         output: steps on the output's bound under a new root.
         confirm: gives a counterexample `[inputs]` if one of the points `[B, inputs]` is one.
+        attack: looks for a counterexample of a clause near points `[B, inputs]`.
     """
 
     def __init__(
-        self, rows: Rows, allowed: Tensor, search: Search, output: Rates, confirm: Callable[[Tensor], Tensor | None]
+        self,
+        rows: Rows,
+        allowed: Tensor,
+        search: Search,
+        output: Rates,
+        confirm: Callable[[Tensor], Tensor | None],
+        attack: Callable[[Tensor, int], Tensor | None],
     ) -> None:
-        self.rows, self.allowed, self.search, self.output, self.confirm = rows, allowed, search, output, confirm
+        self.rows, self.allowed, self.search, self.output = rows, allowed, search, output
+        self.confirm, self.attack = confirm, attack
         self.tasks: Frontier[Task] = Frontier(search.memory)
         self.branches = 0
         self.found: Tensor | None = None
@@ -132,7 +140,8 @@ class BranchAndBound:
         if bound > 0:
             return [], None
         tree = Tree(root, self.rows, allowed, self.search, self.confirm)
-        tree.plant(bound, at)
+        near = tree.plant(bound, at)
+        tree.found = tree.found if tree.found is not None else self.attack(near, task.clause)
         tree.grow(1, self._running)
         halves = tree.frontier.entries
         budget = self.search.patience * 2 * sum(layer.unstable for layer in root.network.layers[1:])

@@ -150,7 +150,8 @@ class Relaxation:
         lower, upper = lower.clamp(max=0), upper.clamp(min=0)  # chords of stable neurons have slope 1 or 0
         slope = (upper / (upper - lower)).nan_to_num(0)
         shape = (self.unstable + 1, columns)  # the last row is where empty places of splits write
-        self.slope, self.intercept = lower.new_zeros(shape), lower.new_zeros(shape)
+        self.slope, self.intercept = lower.new_empty(shape), lower.new_empty(shape)
+        self.slope[-1], self.intercept[-1] = 0, 0
         self.slope[:-1], self.intercept[:-1] = slope, -slope * lower
         if splits is not None:
             self.impose(splits)

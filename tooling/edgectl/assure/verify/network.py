@@ -43,7 +43,8 @@ class Matrix:
         """Rows `indices` as dense columns `[i, len(indices)]`: what `adjoint` makes of unit vectors."""
         if self.forward.layout is torch.strided:
             return self.adjoint[:, indices]
-        problem, entry = _entries(self.forward, indices)
+        entry, count = _entries(self.forward, indices)
+        problem = torch.arange(len(indices), device=indices.device).repeat_interleave(count)
         dense = self.forward.values().new_zeros(self.forward.shape[1], len(indices))
         dense[self.forward.col_indices()[entry], problem] = self.forward.values()[entry]
         return dense
@@ -65,27 +66,30 @@ class Matrix:
 
 
 def _entries(matrix: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the entries of some rows of a CSR matrix lie among its values, and for each which of `rows` it belongs to (first)."""
+    """Where the entries of some rows of a CSR matrix are among its values, row by row, and how many each row has."""
     crow = matrix.crow_indices()
     count = crow[rows + 1] - crow[rows]
-    which = torch.arange(len(rows), device=rows.device).repeat_interleave(count)
-    first = (crow[rows] - (count.cumsum(0) - count)).repeat_interleave(count)
-    return which, first + torch.arange(len(which), device=rows.device)
+    last = count.cumsum(0)
+    entry = (crow[rows] - last + count).repeat_interleave(count)
+    return entry.add_(torch.arange(len(entry), device=rows.device)), count
 
 
 def _take(matrix: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
     """Some rows and columns of a CSR matrix, in the order given; its columns need not be sorted within a row."""
-    rows = torch.arange(matrix.shape[0], device=matrix.device) if rows is None else rows
-    which, entry = _entries(matrix, rows)
-    column, width = matrix.col_indices()[entry], matrix.shape[1]
+    crow, column, value = matrix.crow_indices(), matrix.col_indices(), matrix.values()
+    height, width = matrix.shape
+    if rows is not None:
+        entry, count = _entries(matrix, rows)
+        column, value, height = column[entry], value[entry], len(rows)
+        crow = torch.cat((count.new_zeros(1), count.cumsum(0)))
     if columns is not None:
         place = torch.full((width,), -1, device=matrix.device)
         place[columns] = torch.arange(len(columns), device=matrix.device)
         column, width = place[column], len(columns)
-        kept = (column >= 0).nonzero()[:, 0]
-        which, entry, column = which[kept], entry[kept], column[kept]
-    crow = torch.cat((which.new_zeros(1), which.bincount(minlength=len(rows)).cumsum(0)))
-    return torch.sparse_csr_tensor(crow, column, matrix.values()[entry], (len(rows), width))
+        kept = column >= 0
+        crow = torch.cat((crow.new_zeros(1), kept.cumsum(0)))[crow]
+        column, value = column[kept], value[kept]
+    return torch.sparse_csr_tensor(crow, column, value, (height, width))
 
 
 @dataclass(frozen=True, eq=False)

@@ -96,11 +96,13 @@ def reach(root: Root, k: int, neurons: Tensor, signs: Tensor, rates: Rates) -> T
     """Lower bounds `[N]` of `sign * z` over neurons `[N]` of layer k; a neuron shown to be stable is taken no further."""
     found = [root.lower.new_zeros(0)]
     for some, sign in zip(neurons.split(COLUMNS), signs.split(COLUMNS), strict=True):
-        quick, exact = (Problem(r.relax(len(some), k), None, picked=pick(r.network, k, some, sign)) for r in (root.quick, root))
-        at = quick.first()
+        exact = Problem(root.relax(len(some), k), None, picked=pick(root.network, k, some, sign))
+        at = exact.first()
         if rates.steps:
+            at = at.to(torch.float32)
+            quick = Problem(root.quick.relax(len(some), k), None, picked=pick(root.quick.network, k, some, sign))
             quick.ascend(at, rates, target=0.0)
-        found.append(exact.bound(at.to(torch.float64)))
+        found.append(exact.bound(at.to(root.lower.dtype)))
     return torch.cat(found)
 
 
@@ -111,14 +113,13 @@ def output_bounds(
 
     `alpha` `[U + 1, N]` is where to start, CROWN's slopes where it is None.
     """
-    dtype = torch.float32
-    problem = Problem(root.quick.relax(allowed.shape[1]), rows.to(dtype), allowed.to(dtype))
-    at = problem.first()
+    exact, dtype = Problem(root.relax(allowed.shape[1]), rows, allowed), torch.float32
+    at = exact.first().to(dtype)
     if alpha is not None:
         at.alpha = alpha.clone()
-    problem.ascend(at, rates, target=0.0)
-    exact = Problem(root.relax(allowed.shape[1]), rows, allowed)
-    return exact.bound(at.to(torch.float64)), at
+    if rates.steps:
+        Problem(root.quick.relax(allowed.shape[1]), rows.to(dtype), allowed.to(dtype)).ascend(at, rates, target=0.0)
+    return exact.bound(at.to(root.lower.dtype)), at
 
 
 def narrow(root: Root, rows: Rows, allowed: Tensor, alpha: Tensor, rates: Rates, first: int) -> tuple[Root, Tensor] | None:
@@ -158,7 +159,7 @@ def _reach_given(
         at = quick.first()
         at.alpha = alpha.repeat(1, len(some))
         quick.ascend(at, rates, target=0.0)
-        found.append(exact.bound(at.to(torch.float64)))
+        found.append(exact.bound(at.to(root.lower.dtype)))
     return torch.cat(found)
 
 

@@ -100,9 +100,11 @@ class Tree:
         """The smallest bound of what is not refuted; infinity where all is."""
         return min([self.frontier.bound, *self.stuck])
 
-    def plant(self, bound: Tensor, at: Multipliers) -> None:
-        """Start from the root, its bound `[1]` and float32 multipliers."""
-        self._enter(self._problem(1), at, None, bound)
+    def plant(self, bound: Tensor, at: Multipliers) -> Tensor:
+        """Start from the root, its bound `[1]` and float32 multipliers; returns its minimiser `[1, inputs]`."""
+        problem = self._problem(1)
+        self._enter(problem, at, None, bound)
+        return problem.relaxation.minimiser(0)[0].t()
 
     def grow(self, budget: int, running: Callable[[], bool]) -> None:
         """Split until nothing is left, a counterexample is found, `budget` branches are made, or `running` says no."""

@@ -21,6 +21,7 @@ from edgectl.assure.verify.root import intermediate, output_bounds
 from edgectl.assure.verify.tree import Search
 
 FIRST_RESTARTS, FIRST_STEPS = 4, 30  # of the attack before any bound: enough for most of what is false
+AGAIN_STEPS = 15  # of the attack from every root's minimiser
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def verify(graph: Graph, prop: Property, options: Options, network: Network | No
         return Verdict(kind, bound, branches, time.monotonic() - begin, x)
 
     check, every = Checker(graph, prop), list(range(len(prop.clauses)))
-    if (x := check(descend(graph, prop, every, FIRST_RESTARTS, FIRST_STEPS, generator)[0])) is not None:
+    if (x := check(descend(graph, prop, every, FIRST_RESTARTS, FIRST_STEPS, generator))) is not None:
         return verdict("falsified", least_of(graph, prop, x), 0, x)
     network = network or normal_form(graph, torch.float64)
     box = Box(prop.lower[:, None], prop.upper[:, None])
@@ -96,9 +97,15 @@ def verify(graph: Graph, prop: Property, options: Options, network: Network | No
         left = (bounds <= 0).nonzero()[:, 0].tolist()
         if not left:
             return verdict("verified", float(bounds.min()))
-        if (x := check(descend(graph, prop, left, options.restarts, options.attack_steps, generator)[0])) is not None:
+        if (x := check(descend(graph, prop, left, options.restarts, options.attack_steps, generator))) is not None:
             return verdict("falsified", least_of(graph, prop, x), 0, x)
-        search = BranchAndBound(rows, allowed, options.search, options.again, check)
+
+        def attack(x: Tensor, clause: int) -> Tensor | None:
+            with torch.inference_mode(False):
+                start = x.clone()
+                return check(descend(graph, prop, [clause], 0, AGAIN_STEPS, torch.Generator().manual_seed(options.seed), start))
+
+        search = BranchAndBound(rows, allowed, options.search, options.again, check, attack)
         tasks = [Task(float(bounds[c]), c, root, at.alpha[:, c : c + 1]) for c in left]
         outcome = search.run(tasks, begin + options.timeout)
         bound, found, branches = outcome.bound, outcome.found, outcome.branches
