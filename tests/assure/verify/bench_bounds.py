@@ -1,6 +1,6 @@
-"""How many CROWN bounds a second, image by image, every layer's bounds included; beside auto_LiRPA's where that can be imported.
+"""How many CROWN bounds a second, image by image, all layers included; beside auto_LiRPA where that can be imported.
 
-    python tests/assure/verify/bench_bounds.py [images] [threads]
+python tests/assure/verify/bench_bounds.py [images] [threads]
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def descend(
     width = upper - lower
     given = torch.empty(0, len(lower)) if start is None else start.float()
     count = restarts + len(given)
-    random = torch.rand(restarts * len(clauses), len(lower), generator=generator).reshape(restarts, len(clauses), -1)
+    random = torch.rand(restarts, len(clauses), len(lower), generator=generator)
     x = torch.cat((lower + width * random, given[:, None].expand(-1, len(clauses), -1))).reshape(count * len(clauses), -1)
     target = torch.tensor(clauses).repeat(count)
     single = graph.to(torch.float32)

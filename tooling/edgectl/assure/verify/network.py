@@ -37,7 +37,7 @@ class Matrix:
         if matrix.is_cuda or matrix._nnz() > DENSE_FROM * matrix.shape[0] * matrix.shape[1]:
             dense = matrix.to_dense()
             return cls(dense, dense.t().contiguous())
-        return cls(matrix.to_sparse_csr(), matrix.t().coalesce().to_sparse_csr())
+        return cls(*(_narrow_indices(m.to_sparse_csr()) for m in (matrix, matrix.t().coalesce())))
 
     def rows(self, indices: Tensor) -> Tensor:
         """Rows `indices` as dense columns `[i, len(indices)]`: what `adjoint` makes of unit vectors."""
@@ -67,7 +67,7 @@ class Matrix:
 
 def _entries(matrix: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Where the entries of some rows of a CSR matrix are among its values, row by row, and how many each row has."""
-    crow = matrix.crow_indices()
+    crow = matrix.crow_indices().long()
     count = crow[rows + 1] - crow[rows]
     last = count.cumsum(0)
     entry = (crow[rows] - last + count).repeat_interleave(count)
@@ -83,13 +83,19 @@ def _take(matrix: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor
         column, value, height = column[entry], value[entry], len(rows)
         crow = torch.cat((count.new_zeros(1), count.cumsum(0)))
     if columns is not None:
-        place = torch.full((width,), -1, device=matrix.device)
-        place[columns] = torch.arange(len(columns), device=matrix.device)
+        place = torch.full((width,), -1, device=matrix.device, dtype=torch.int32)
+        place[columns] = torch.arange(len(columns), device=matrix.device, dtype=torch.int32)
         column, width = place[column], len(columns)
         kept = column >= 0
         crow = torch.cat((crow.new_zeros(1), kept.cumsum(0)))[crow]
         column, value = column[kept], value[kept]
-    return torch.sparse_csr_tensor(crow, column, value, (height, width))
+    return _narrow_indices(torch.sparse_csr_tensor(crow, column, value, (height, width)))
+
+
+def _narrow_indices(matrix: Tensor) -> Tensor:
+    """The CSR matrix with 32-bit indices: MKL would convert 64-bit ones at every product."""
+    crow, column = matrix.crow_indices().to(torch.int32), matrix.col_indices().to(torch.int32)
+    return torch.sparse_csr_tensor(crow, column, matrix.values(), matrix.shape)
 
 
 @dataclass(frozen=True, eq=False)
