@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable
 
 import torch
+from test_bounds import cnn_a
 from torch import Tensor, nn
 
-from edgectl.assure.verify.bounds import Box, Rates, Rows
+from edgectl.assure.verify.ascent import Rates
+from edgectl.assure.verify.bounds import Box, Rows
 from edgectl.assure.verify.network import normal_form
 from edgectl.assure.verify.root import intermediate, output_bounds
-from test_bounds import cnn_a
 
 
 def rate(bound: Callable[[Tensor, Tensor], Tensor], images: Tensor, rows: list[Tensor]) -> float:

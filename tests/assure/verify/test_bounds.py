@@ -11,7 +11,8 @@ import torch
 from small_networks import box_of, drawn, inside, minimum, values
 from torch import Tensor
 
-from edgectl.assure.verify.bounds import Box, Multipliers, Problem, Rates, Rows, Splits, interval
+from edgectl.assure.verify.ascent import Multipliers, Problem, Rates
+from edgectl.assure.verify.bounds import Box, Rows, Splits, interval
 from edgectl.assure.verify.graph import Conv, Graph, Input, Linear, Relu, Reshape, chain
 from edgectl.assure.verify.network import Network, normal_form
 from edgectl.assure.verify.root import Root, intermediate, narrow, output_bounds

@@ -9,8 +9,9 @@ import pytest
 import torch
 from small_networks import Drawn, box_of, drawn, inside, minimum
 
+from edgectl.assure.verify.ascent import Rates
 from edgectl.assure.verify.attack import slack
-from edgectl.assure.verify.bounds import Box, Rates, interval
+from edgectl.assure.verify.bounds import Box, interval
 from edgectl.assure.verify.frontier import Frontier
 from edgectl.assure.verify.graph import Graph, Relu
 from edgectl.assure.verify.network import normal_form

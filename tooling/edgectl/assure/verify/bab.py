@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgectl.assure.verify.bounds import Rates, Rows
+from edgectl.assure.verify.ascent import Rates
+from edgectl.assure.verify.bounds import Rows
 from edgectl.assure.verify.frontier import Frontier
 from edgectl.assure.verify.root import Root, narrow, output_bounds
 from edgectl.assure.verify.tree import Search, Tree

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from edgectl.assure.verify.bounds import Multipliers, Problem
+from edgectl.assure.verify.ascent import Multipliers, Problem
 
 Branching = Literal["babsr", "fsb", "kfsb", "random"]
 

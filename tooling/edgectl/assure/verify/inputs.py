@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgectl.assure.verify.bounds import Box, Problem, Relaxation, Rows, interval, pick
+from edgectl.assure.verify.ascent import Problem
+from edgectl.assure.verify.bounds import Box, Relaxation, Rows, interval, pick
 from edgectl.assure.verify.frontier import Frontier
 from edgectl.assure.verify.network import Network
 

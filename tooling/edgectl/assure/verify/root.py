@@ -12,7 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from edgectl.assure.verify.bounds import Box, Multipliers, Problem, Rates, Relaxation, Rows, Splits, interval, pick
+from edgectl.assure.verify.ascent import Multipliers, Problem, Rates
+from edgectl.assure.verify.bounds import Box, Relaxation, Rows, Splits, interval, pick
 from edgectl.assure.verify.network import Network
 
 COLUMNS = 256  # problems of one batch: what keeps a few thousand neurons' buffers near the caches

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgectl.assure.verify.bounds import Multipliers, Problem, Rates, Rows, Splits
+from edgectl.assure.verify.ascent import Multipliers, Problem, Rates
+from edgectl.assure.verify.bounds import Rows, Splits
 from edgectl.assure.verify.branching import Branching, choose
 from edgectl.assure.verify.frontier import Array, Frontier, stack
 from edgectl.assure.verify.leaf import FEASIBLE, least_slack

@@ -10,9 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from edgectl.assure.verify.ascent import Rates
 from edgectl.assure.verify.attack import Checker, descend, outputs, slack
 from edgectl.assure.verify.bab import BranchAndBound, Task
-from edgectl.assure.verify.bounds import Box, Rates, Rows
+from edgectl.assure.verify.bounds import Box, Rows
 from edgectl.assure.verify.graph import Graph
 from edgectl.assure.verify.inputs import InputSearch
 from edgectl.assure.verify.network import Network, normal_form
