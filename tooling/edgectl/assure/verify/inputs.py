@@ -47,6 +47,7 @@ class InputSearch:
         self.network, self.rows, self.allowed, self.confirm = network, rows, allowed, confirm
         self.frontier: Frontier[Part] = Frontier(memory)
         self.branches = 0
+        self.least = float("inf")  # bound of what is refuted
         self.found: Tensor | None = None
         self._enter(box.lower, box.upper, torch.tensor([-torch.inf], dtype=torch.float64))
 
@@ -74,6 +75,7 @@ class InputSearch:
         problem = Problem(relaxation, self.rows, self.allowed.repeat_interleave(number, 1))
         bounds, worst = problem.bound(problem.first()).reshape(clauses, number).min(0)
         bounds = torch.maximum(bounds, known)
+        self.least = min([self.least, *bounds[bounds > 0].tolist()])
         column = worst * number + torch.arange(number)
         self.found = self.confirm(relaxation.minimiser(0)[0][:, column].t())
         pull = relaxation.ax[:, column].abs()

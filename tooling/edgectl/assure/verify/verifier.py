@@ -56,7 +56,7 @@ class Verdict:
     Attributes:
         verdict: `verified`: no input of the box breaks the property; `falsified`: `counterexample` does; `unknown`: time is up.
         bound: of the slack, the largest `row . y - threshold` of a clause's rows, over all clauses and inputs.  Verified: it is
-            above this (0 when that took branches).  Unknown: not below this.  Falsified: the counterexample's.
+            above this (0 when that took splits of neurons).  Unknown: not below this.  Falsified: the counterexample's.
         branches: splits made.
         seconds: wall time.
         counterexample: an input `[inputs]`, float64, or None.
@@ -90,7 +90,7 @@ def verify(graph: Graph, prop: Property, options: Options, network: Network | No
         with torch.inference_mode():
             halving = InputSearch(network, box, rows, allowed, options.search.memory, check)
             bound = halving.run(lambda: time.monotonic() < begin + options.timeout)
-        found, branches = halving.found, halving.branches
+        found, branches, least = halving.found, halving.branches, halving.least
     else:
         with torch.inference_mode():
             root = intermediate(network, box, options.root)
@@ -109,11 +109,11 @@ def verify(graph: Graph, prop: Property, options: Options, network: Network | No
         search = BranchAndBound(rows, allowed, options.search, options.again, check, attack)
         tasks = [Task(float(bounds[c]), c, root, at.alpha[:, c : c + 1]) for c in left]
         outcome = search.run(tasks, begin + options.timeout)
-        bound, found, branches = outcome.bound, outcome.found, outcome.branches
+        bound, found, branches, least = outcome.bound, outcome.found, outcome.branches, 0.0
     if found is not None:
         return verdict("falsified", least_of(graph, prop, found), branches, found)
     if bound == math.inf:
-        return verdict("verified", 0.0, branches)
+        return verdict("verified", least, branches)
     return verdict("unknown", bound, branches)
 
 
