@@ -36,7 +36,7 @@ class Blocks(nn.Module):
 def always(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every convolution that can be is done in tiles of this size, in small blocks."""
     monkeypatch.setattr(winograd, "_NEEDED", 1e9)
-    monkeypatch.setattr(winograd, "_G", {request.param: winograd._G[request.param]})
+    monkeypatch.setattr(winograd, "KERNEL_TRANSFORM", {request.param: winograd.KERNEL_TRANSFORM[request.param]})
     monkeypatch.setattr(winograd, "_TILES_OF_FEW", 20)
 
 

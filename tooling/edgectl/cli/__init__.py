@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from edgectl import __version__
-from edgectl.cli import bench, build, compare, devices, emulator, history, push, roofline, run
+from edgectl.cli import bench, build, compare, devices, emulator, history, push, roofline, run, verify
 
 _INTERRUPTED = 130
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (build, push, run, bench, roofline, compare, devices, history):
+for module in (build, push, run, bench, roofline, compare, verify, devices, history):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(emulator.app, name="emulator")
 
@@ -44,7 +44,10 @@ def _options(
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Runs a command and exits: 0, 1 when a tool or a device failed, 2 for a user's mistake, 130 when interrupted."""
+    """Runs a command and exits: 0, 1 when a tool or a device failed, 2 for a user's mistake, 130 when interrupted.
+
+    `verify` exits with 3 and 4 for what it could not prove.
+    """
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
     try:

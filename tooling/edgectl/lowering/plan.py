@@ -15,10 +15,10 @@ VERSION = 6
 ALIGN = 64
 NONE = 0xFFFFFFFF
 
-_HEADER = struct.Struct("<8s6I10QI12x")
-_TENSOR = struct.Struct("<2I4i4i3qQi2I12x")
-_OP = struct.Struct("<2I2f7I12i4fI2Q32x")
-_CHAIN = struct.Struct("<5I4x")
+HEADER = struct.Struct("<8s6I10QI12x")
+TENSOR = struct.Struct("<2I4i4i3qQi2I12x")
+OP = struct.Struct("<2I2f7I12i4fI2Q32x")
+CHAIN = struct.Struct("<5I4x")
 
 
 class Storage(IntEnum):
@@ -244,20 +244,20 @@ def write(inputs: Sequence[Tensor], outputs: Sequence[Tensor], ops: Sequence[Op]
         records.append(_op_record(op, number, index, strings, places[owner], len(owner.blob)))
     chain_bytes = b""
     for chain in chains:
-        chain_bytes += _CHAIN.pack(chain.first, len(chain.begins), len(chain.bands), len(index), chain.part)
+        chain_bytes += CHAIN.pack(chain.first, len(chain.begins), len(chain.bands), len(index), chain.part)
         index += chain.begins
         index += [value & 0xFFFFFFFF for band in chain.bands for pair in band for value in pair]
     tensor_bytes = b"".join(_tensor_record(tensor, data) for _, tensor in tensors.values())
     op_bytes = b"".join(records)
     index_bytes = struct.pack(f"<{len(index)}I", *index)
-    tensors_off = _HEADER.size
+    tensors_off = HEADER.size
     ops_off = tensors_off + len(tensor_bytes)
     chains_off = ops_off + len(op_bytes)
     index_off = chains_off + len(chain_bytes)
     strings_off = index_off + len(index_bytes)
     data_off = _align(strings_off + len(strings))
     total = data_off + len(data)
-    header = _HEADER.pack(
+    header = HEADER.pack(
         MAGIC, VERSION, len(tensors), len(ops), len(inputs), len(outputs), len(index), total,
         tensors_off, ops_off, index_off, strings_off, len(strings), data_off, len(data), arena_size,
         chains_off, len(chains),
@@ -277,7 +277,7 @@ def _op_record(
     residual = NONE if op.residual is None else number(op.residual)
     p = [*op.p, *[0] * (12 - len(op.p))]
     f = [*op.f, *[0.0] * (4 - len(op.f))]
-    return _OP.pack(
+    return OP.pack(
         op.kind, op.act.kind, op.act.lo, op.act.hi, name_off, len(name), inputs_off, len(op.inputs),
         number(op.output), residual, int(op.residual_after_act), *p, *f, 0, data_off, data_size,
     )  # fmt: skip
@@ -290,7 +290,7 @@ def _tensor_record(tensor: Tensor, data: bytearray) -> bytes:
     elif tensor.data is not None:
         offset = _append(data, tensor.data)
     int8 = tensor.fill is not None
-    return _TENSOR.pack(
+    return TENSOR.pack(
         tensor.storage,
         tensor.io_index,
         *tensor.dims,

@@ -33,7 +33,7 @@ _TILES_OF_FEW, _TILES = 96, 192
 _MOST_COEFFICIENTS = 1 << 22
 
 # G for the points 0, 1, -1 (, 2, -2) and infinity.
-_G = {
+KERNEL_TRANSFORM = {
     2: np.array([[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]]),
     4: np.array(
         [
@@ -84,7 +84,7 @@ def choose(node: Conv, cpu: Cpu) -> Tiling | None:
     direct = n * height * width * estimate(node.weight.reshape(filters, -1), cpu) * _DIRECT
     least = float(_NEEDED * (direct + 4 * np.count_nonzero(node.weight) * _WEIGHT))
     best = None
-    for m in _G:
+    for m in KERNEL_TRANSFORM:
         tiling = Tiling(m, _TILES_OF_FEW if filters + channels <= _FEW_CHANNELS else _TILES)
         image = tiling.of(height, width)
         most = max(1, _MOST_COEFFICIENTS // (tiling.size * (filters + channels)))
@@ -100,7 +100,7 @@ def choose(node: Conv, cpu: Cpu) -> Tiling | None:
 def weights(node: Conv, tiling: Tiling) -> tuple[list[Taps], FloatArray]:
     """The filters of the product over the coefficients, in groups, and their bias."""
     filters, channels = node.weight.shape[:2]
-    g = _G[tiling.m]
+    g = KERNEL_TRANSFORM[tiling.m]
     transformed = np.einsum("ki,fcij,lj->klfc", g, node.weight.astype(np.float64), g)
     transformed = transformed.reshape(tiling.size, filters, channels).astype(np.float32)
     planes = np.arange(channels) * tiling.tiles
