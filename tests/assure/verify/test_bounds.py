@@ -21,7 +21,7 @@ DATA = Path(os.environ.get("EDGECTL_DATA") or Path(__file__).resolve().parents[4
 ROW = torch.tensor([[1.0, -1.0, 0.5]], dtype=torch.float64)
 NONE = torch.zeros(1, 1, dtype=torch.float64)
 ONE = torch.ones(1, 1, dtype=torch.float64)
-STEPS = 800
+STEPS = 2000
 SLACK = 1e-6  # HiGHS's own tolerance
 
 
@@ -120,8 +120,8 @@ def tightness(seeds: range) -> tuple[list[float], list[float]]:
         root = intermediate(normal_form(graph, torch.float64), box, Rates(0))
         splits, fixed = some_splits(root, inside(box, 1, seed).t(), seed, 3)
         lp = minimum(root.network, box, ROW[0], layers(root), fixed, relaxed=True)
-        bound, _ = ascended(root, splits, Rates(STEPS, 0.1, 0.1, decay=0.99))
-        without, _ = ascended(root, splits, Rates(STEPS, 0.1, 0.0, decay=0.99))
+        bound, _ = ascended(root, splits, Rates(STEPS, 0.1, 0.1, decay=0.997))
+        without, _ = ascended(root, splits, Rates(STEPS, 0.1, 0.0, decay=0.997))
         gaps.append((lp - bound) / max(1.0, abs(lp)))
         gains.append(bound - without)
     return gaps, gains
