@@ -81,6 +81,47 @@ class CalibrateSpec(_Strict):
     count: int = Field(default=16, ge=1)
 
 
+class TrainSpec(_Strict):
+    """`[train]`: how `edgectl train` and `edgectl compress` train; `compress` may override any of it in its own table.
+
+    `rate` is the first learning rate; it rises linearly over `warmup` of the steps, then falls to zero as a cosine.
+    """
+
+    epochs: float = Field(default=30, gt=0, allow_inf_nan=False)
+    batch: int = Field(default=128, ge=1)
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    rate: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    warmup: float = Field(default=0.05, ge=0, le=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0, allow_inf_nan=False)
+    seed: int = Field(default=0, ge=0)
+
+
+class CompressSpec(_Strict):
+    """`[compress]`: how `edgectl compress` finds the zeros of `[[prune]]` and the levels of `[[quant]]`.
+
+    `search` is the fraction of all steps that looks for them, the rest retrains; `refreshes` how often duals (admm), weights
+    of groups (reweighted) or masks (gradual) are brought up to date in it. `rho` is the last penalty of ADMM, reached from a
+    thousandth of it; `strength` the factor of the reweighted penalty. `keep` is what `reweighted` may keep of `of`; without
+    it, as many weights as the rules' rates keep. `quantise` is how weights come onto their levels, `activation_bits` the bits
+    that activations of quantised layers are trained with (None: float). `teacher`, weights of the dense model, is distilled from
+    with the factor `distil`. `train` replaces keys of `[train]`.
+    """
+
+    method: Literal["magnitude", "gradual", "admm", "reweighted"] = "admm"
+    search: float = Field(default=0.4, ge=0, lt=1)
+    refreshes: int = Field(default=12, ge=1)
+    rho: float = Field(default=1e-1, gt=0, allow_inf_nan=False)
+    strength: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    keep: float | None = Field(default=None, gt=0, le=1)
+    of: Literal["weights", "macs"] = "weights"
+    quantise: Literal["ste", "admm"] = "ste"
+    activation_bits: int | None = Field(default=8, ge=2, le=8)
+    teacher: str | None = None
+    distil: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    train: dict[str, Any] = {}
+
+
 class TargetSpec(_Strict):
     """`[target]`: the format to compile to, and the processor for whose kernels weights are packed; it runs on any.
 
@@ -105,6 +146,8 @@ class Recipe(_Strict):
     prune: list[PruneRule] = []
     quant: list[QuantRule] = []
     calibrate: CalibrateSpec | None = None
+    train: TrainSpec = TrainSpec()
+    compress: CompressSpec = CompressSpec()
     target: TargetSpec = TargetSpec()
     _path: Path = PrivateAttr(default=Path("recipe.toml"))
 
