@@ -104,8 +104,8 @@ class CompressSpec(_Strict):
     of groups (reweighted) or masks (gradual) are brought up to date in it. `rho` is the last penalty of ADMM, reached from a
     thousandth of it; `strength` the factor of the reweighted penalty. `keep` is what `reweighted` may keep of `of`; without
     it, as many weights as the rules' rates keep. `quantise` is how weights come onto their levels, `activation_bits` the bits
-    that activations of quantised layers are trained with (None: float). `teacher`, weights of the dense model, is distilled from
-    with the factor `distil`. `train` replaces keys of `[train]`.
+    that activations of quantised layers are trained with. `teacher`, weights of the dense model, is distilled from with the
+    factor `distil`. `train` replaces keys of `[train]`.
     """
 
     method: Literal["magnitude", "gradual", "admm", "reweighted"] = "admm"
