@@ -38,6 +38,8 @@ void ParseOne(const std::string& flag, const char* value, Options* options) {
     options->warmup = ParseCount(flag, value, 0, 1000000);
   } else if (flag == "--runs") {
     options->runs = ParseCount(flag, value, 1, 1000000);
+  } else if (flag == "--examples") {
+    options->examples = ParseCount(flag, value, 1, 1000000);
   } else if (flag == "--threads") {
     options->threads = ParseCount(flag, value, 1, 256);
   }
@@ -45,7 +47,7 @@ void ParseOne(const std::string& flag, const char* value, Options* options) {
 
 bool Known(const std::string& flag) {
   for (const char* known : {"--model", "--input", "--output", "--profile", "--cpu-mask", "--warmup",
-                            "--runs", "--threads"}) {
+                            "--runs", "--examples", "--threads"}) {
     if (flag == known) return true;
   }
   return false;
@@ -64,11 +66,13 @@ std::string Usage(const Program& program) {
   const std::string name = program.name;
   const std::string margin(sizeof "usage: " + name.size(), ' ');
   return "usage: " + name + " --model M" + program.ending +
-         " [--input F.npy|F.raw]... [--output PREFIX] [--warmup N] [--runs N]\n" + margin +
-         "[--threads N] [--cpu-mask HEX] [--profile F]\n" + "       " + name +
+         " [--input F.npy|F.raw]... [--output PREFIX] [--warmup N] [--runs N|--examples N]\n" +
+         margin + "[--threads N] [--cpu-mask HEX] [--profile F]\n" + "       " + name +
          " --peaks [--threads N] [--cpu-mask HEX]\n" + "Runs a model with " + program.framework +
          " and prints one JSON document.\n" +
-         "Inputs that are not given are zeros.\n"
+         "Inputs that are not given are zeros. With --examples N every input's file holds N of "
+         "them\n"
+         "along an axis in front, and so will the outputs': the model runs once for each.\n"
          "With --peaks it measures the device instead: multiply-adds, and reading memory.\n"
          "example: " +
          name + " --model model" + program.ending +
@@ -78,6 +82,7 @@ std::string Usage(const Program& program) {
 Options ParseOptions(int argc, char** argv) {
   Options options;
   std::string of_a_model;  // a flag that makes no sense without one
+  bool runs = false;
   for (int i = 1; i < argc; i += 2) {
     const std::string flag = argv[i];
     if (flag == "--help" || flag == "-h") {
@@ -93,9 +98,13 @@ Options ParseOptions(int argc, char** argv) {
     if (i + 1 == argc) throw Failure("usage", flag + " needs a value; see --help.");
     ParseOne(flag, argv[i + 1], &options);
     if (flag != "--threads" && flag != "--cpu-mask") of_a_model = flag;
+    if (flag == "--runs") runs = true;
   }
   if (options.peaks && !of_a_model.empty()) {
     throw Failure("usage", "--peaks runs no model, so it takes no " + of_a_model + "; see --help.");
+  }
+  if (runs && options.examples > 0) {
+    throw Failure("usage", "--examples runs each of them once, so it takes no --runs; see --help.");
   }
   if (!options.peaks && options.model.empty()) {
     throw Failure("usage", "Name a model with --model; see --help.");

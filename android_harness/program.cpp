@@ -21,12 +21,20 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// What the document says of a run, besides the outputs.
+// What the document says of a run.
 struct Session {
   std::vector<Tensor> inputs;
   int64_t load_ns = 0;
   std::vector<int64_t> runs_ns;
+  // With --examples: what every input is given and every output gave, one example after the other.
+  std::vector<std::vector<uint8_t>> given, answers;
 };
+
+// The shape of a file of --examples, or of one tensor without.
+std::vector<int64_t> FileShape(const Options& options, std::vector<int64_t> shape) {
+  if (options.examples > 0) shape.insert(shape.begin(), options.examples);
+  return shape;
+}
 
 int64_t Nanoseconds(Clock::duration duration) {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count();
@@ -60,27 +68,46 @@ void PrepareInputs(const Options& options, Model* model, Session* session) {
                                   input.dtype->name +
                                   "; only float32 inputs can be read from a file.");
     }
-    const std::vector<uint8_t> data = ReadFloatTensor(options.inputs[i], input.shape);
-    std::memcpy(input.data, data.data(), data.size());
+    session->given.push_back(ReadFloatTensor(options.inputs[i], FileShape(options, input.shape)));
+    std::memcpy(input.data, session->given[i].data(), input.nbytes);
+  }
+}
+
+void GiveExample(size_t example, Session* session) {
+  for (size_t i = 0; i < session->given.size(); ++i) {
+    const Tensor& input = session->inputs[i];
+    std::memcpy(input.data, session->given[i].data() + example * input.nbytes, input.nbytes);
+  }
+}
+
+void KeepAnswer(Model* model, Session* session) {
+  const std::vector<Tensor> outputs = model->Outputs();
+  session->answers.resize(outputs.size());
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const auto* data = static_cast<const uint8_t*>(outputs[i].data);
+    session->answers[i].insert(session->answers[i].end(), data, data + outputs[i].nbytes);
   }
 }
 
 void Run(const Options& options, Model* model, Session* session) {
   EnterStep("run");
   const bool profile = !options.profile.empty();
-  for (int i = -options.warmup; i < options.runs; ++i) {
+  const int runs = options.examples > 0 ? options.examples : options.runs;
+  for (int i = -options.warmup; i < runs; ++i) {
     if (i == 0 && profile) model->StartProfile();
+    if (i > 0 && options.examples > 0) GiveExample(static_cast<size_t>(i), session);
     const auto start = Clock::now();
     model->Run();
     const auto stop = Clock::now();
     if (i < 0) continue;
     session->runs_ns.push_back(Nanoseconds(stop - start));
     if (profile) model->RecordRun(session->runs_ns.back());
+    if (options.examples > 0 && !options.output.empty()) KeepAnswer(model, session);
   }
 }
 
 // Writes the outputs when a prefix is given, and adds their description to the document.
-void DescribeOutputs(const Options& options, Model* model, Json* json) {
+void DescribeOutputs(const Options& options, const Session& session, Model* model, Json* json) {
   json->Key("outputs").BeginArray();
   const std::vector<Tensor> outputs = model->Outputs();
   for (size_t i = 0; i < outputs.size(); ++i) {
@@ -88,7 +115,10 @@ void DescribeOutputs(const Options& options, Model* model, Json* json) {
     json->BeginObject().Key("shape").Values(output.shape).Key("dtype").Value(output.dtype->name);
     if (!options.output.empty()) {
       const std::string path = options.output + "_" + std::to_string(i) + ".npy";
-      WriteNpy(path, output.dtype->descr, output.shape, output.data, output.nbytes);
+      const bool many = options.examples > 0;
+      const void* data = many ? session.answers.at(i).data() : output.data;
+      const size_t nbytes = many ? session.answers.at(i).size() : output.nbytes;
+      WriteNpy(path, output.dtype->descr, FileShape(options, output.shape), data, nbytes);
       json->Key("path").Value(path);
     }
     json->EndObject();
@@ -119,7 +149,7 @@ std::string Describe(const Options& options, const Session& session, Model* mode
     json.Key("dtype").Value(input.dtype->name).EndObject();
   }
   json.EndArray();
-  DescribeOutputs(options, model, &json);
+  DescribeOutputs(options, session, model, &json);
   return json.EndObject().text();
 }
 

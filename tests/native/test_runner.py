@@ -61,6 +61,28 @@ def test_inputs_that_are_not_given_are_zeros(runner: RunRunner, small: Model, tm
     np.testing.assert_array_equal(np.load(tmp_path / "a_0.npy"), np.load(tmp_path / "b_0.npy"))
 
 
+def test_many_examples_are_each_run_once_and_answered_in_order(
+    runner: RunRunner, small: Model, mixed: Model, tmp_path: Path
+) -> None:
+    x = np.random.default_rng(0).random((5, *small.x.shape), dtype=np.float32)
+    x[3] = small.x
+    np.save(tmp_path / "x.npy", x)
+    for model in (small, mixed):
+        arguments = ["--model", model.path, "--input", tmp_path / "x.npy", "--output", tmp_path / "y", "--examples", "5"]
+        code, document = runner(*arguments)
+        assert code == 0
+        assert len(document["runs_ns"]) == 5
+        answers = np.load(tmp_path / "y_0.npy")
+        assert document["outputs"][0]["shape"] == list(model.y.shape)
+        np.testing.assert_allclose(answers[3], model.y, atol=1e-4)
+        for example, answer in zip(x, answers, strict=True):
+            np.save(tmp_path / "one.npy", example)
+            assert runner("--model", model.path, "--input", tmp_path / "one.npy", "--output", tmp_path / "one").code == 0
+            np.testing.assert_array_equal(answer, np.load(tmp_path / "one_0.npy"))
+    refused(runner(*arguments[:-1], "4"), "inputs", "(5, 1, 3, 16, 16)")
+    refused(runner(*arguments, "--runs", "2"), "usage", "--runs")
+
+
 def test_it_uses_as_many_threads_as_it_is_told(runner: RunRunner, small: Model) -> None:
     assert runner("--model", small.path, "--threads", "3").document["threads"] == 3
 

@@ -82,6 +82,7 @@ class Session:
         want_outputs: bool = False,
         warmup: int = 0,
         runs: int = 1,
+        examples: int | None = None,
         threads: int = 1,
         cpu_mask: str | None = None,
         profile: Path | None = None,
@@ -92,6 +93,8 @@ class Session:
         Returns the runner's reply and, if wanted, the outputs.
 
         Args:
+            examples: how many examples every input holds along an axis in front, as the outputs then do; the model runs once
+                for each. None: one, without that axis, `runs` times.
             cpu_mask: hexadecimal mask of the cores to run on.
             profile: where to keep the profile; None runs without a profiler.
             isa: the instruction set whose kernels to use, as runtime_kernels/README.md names them; None for the best.
@@ -108,7 +111,8 @@ class Session:
             arguments = ["--model", self._path(MODEL_FILES[self.artifact.manifest.format])]
             for name in names:
                 arguments += ["--input", self._path(name)]
-            arguments += ["--warmup", str(warmup), "--runs", str(runs), "--threads", str(threads)]
+            arguments += ["--warmup", str(warmup), "--threads", str(threads)]
+            arguments += ["--runs", str(runs)] if examples is None else ["--examples", str(examples)]
             if cpu_mask is not None:
                 arguments += ["--cpu-mask", cpu_mask]
             if profile is not None:
