@@ -152,6 +152,18 @@ class Recipe(_Strict):
     _path: Path = PrivateAttr(default=Path("recipe.toml"))
 
     @property
+    def compress_train(self) -> TrainSpec:
+        """How `compress` trains: `[train]` with what `[compress] train` replaces.
+
+        Raises:
+            UserError: that has a key or a value which `[train]` may not have.
+        """
+        try:
+            return TrainSpec.model_validate(self.train.model_dump() | self.compress.train)
+        except ValidationError as error:
+            raise UserError(f"{self._path}: in `compress.train` {_first_problem(error)}") from error
+
+    @property
     def path(self) -> Path:
         """Where the recipe was read from; files it names are relative to its folder."""
         return self._path

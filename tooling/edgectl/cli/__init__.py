@@ -9,7 +9,21 @@ from typing import Annotated, NoReturn
 import typer
 
 from edgectl import __version__
-from edgectl.cli import bench, build, compare, devices, emulator, history, push, roofline, run, verify
+from edgectl.cli import (
+    bench,
+    build,
+    compare,
+    compress,
+    devices,
+    emulator,
+    evaluate,
+    history,
+    push,
+    roofline,
+    run,
+    train,
+    verify,
+)
 
 _INTERRUPTED = 130
 
@@ -22,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (build, push, run, bench, roofline, compare, verify, devices, history):
+for module in (train, compress, build, push, run, bench, evaluate, roofline, compare, verify, devices, history):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(emulator.app, name="emulator")
 

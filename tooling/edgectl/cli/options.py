@@ -21,3 +21,14 @@ DeviceOption = Annotated[
 ]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads to run on.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+DataOption = Annotated[
+    Path,
+    typer.Option("--data", metavar="DATA", help="Folder or .zip in the task's layout (README.md, section on training)."),
+]
+RunOption = Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="The folder of the run, made or gone on with.")]
+AcceleratorOption = Annotated[str, typer.Option("--accelerator", metavar="auto|cpu|gpu", help="What to train on.")]
+DevicesOption = Annotated[int, typer.Option("--devices", min=1, help="How many GPUs, or processes on the CPU.")]
+PrecisionOption = Annotated[
+    str, typer.Option("--precision", metavar="32-true|bf16-mixed|16-mixed", help="Of the arithmetic, as Fabric names it.")
+]
+WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Threads that read and augment the data.")]
