@@ -5,11 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edgectl.errors import ToolError, UserError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
 def read_image(path: Path | str) -> np.ndarray:
@@ -21,15 +24,25 @@ def read_image(path: Path | str) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no image {path}: check the path.")
+    return decode_image(path, path)
+
+
+def decode_image(file: Path | BinaryIO, name: Path | str, *, grey: bool = False) -> np.ndarray:
+    """Decodes an image as `read_image` does, or as 8-bit grey [H, W, 1]; messages call it `name`.
+
+    Raises:
+        UserError: it is not an image, or a damaged one.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            with Image.open(file) as image:
+                upright = ImageOps.exif_transpose(image)
+                return np.asarray(upright.convert("L"))[..., None] if grey else np.asarray(upright.convert("RGB"))
     except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not an image: give a PNG or JPEG file.") from error
+        raise UserError(f"{name} is not an image: give a PNG or JPEG file.") from error
     except Exception as error:  # a decoder raises nearly anything on a damaged file
-        raise UserError(f"{path} cannot be read as an image ({error}): give a PNG or JPEG file.") from error
+        raise UserError(f"{name} cannot be read as an image ({error}): give a PNG or JPEG file.") from error
 
 
 def write_image(path: Path | str, image: np.ndarray) -> None:

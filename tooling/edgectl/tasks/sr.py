@@ -10,9 +10,7 @@ import numpy as np
 import torch
 
 from edgectl.errors import UserError
-from edgectl.images import read_image, to_image, to_input
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+from edgectl.images import IMAGE_SUFFIXES, read_image, to_image, to_input
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:

@@ -16,9 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from edgectl.errors import UserError
-from edgectl.images import read_image
+from edgectl.images import IMAGE_SUFFIXES, read_image
 
-_IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 _MOST_BYTES = 1 << 33
 Array = npt.NDArray[Any]
 
@@ -71,7 +70,7 @@ def read_samples(
         found = _arrays(pairs[0], labels, count) if pairs else _pictures(path, shape, count)
     elif path.suffix in (".npy", ".npz"):
         found = _arrays(path, labels, count)
-    elif path.suffix.lower() in _IMAGES:
+    elif path.suffix.lower() in IMAGE_SUFFIXES:
         found = iter([(path.name, _picture(path, shape), None)])
     elif path.exists():
         raise UserError(f"{path} is neither an array of numpy (.npy, .npz), an image, nor a folder of them.")
@@ -141,7 +140,7 @@ def _pictures(folder: Path, shape: Sequence[int], count: int | None) -> Iterator
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGES and path.is_file())
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
 
 
 def _picture(path: Path, shape: Sequence[int]) -> Array:
