@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from edgectl.errors import ToolError, UserError
@@ -41,7 +41,7 @@ class RunFolder:
             raise UserError(f"{self.path} exists and is not a training run: choose another --out.")
         if force:
             shutil.rmtree(self.path)
-        elif self.load()["asked"] != self._asked:
+        elif (state := self.load()) and state["asked"] != self._asked:
             raise UserError(
                 f"{self.path} holds a run of another recipe, data or options: choose another --out, or --force to delete it."
             )
@@ -69,7 +69,7 @@ class RunFolder:
 
     def finish(self, recipe: Recipe, weights: Mapping[str, Tensor], report: Mapping[str, Any]) -> None:
         """Writes the weights, the report and then the recipe that builds from them. Raises ToolError."""
-        self._write(WEIGHTS, lambda new: save_file({name: t.contiguous() for name, t in weights.items()}, new))
+        self._write(WEIGHTS, lambda new: new.write_bytes(save({name: t.contiguous() for name, t in weights.items()})))
         self._write(REPORT, lambda new: new.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8"))
         text = recipe_text(recipe, self.path)
         self._write(RECIPE, lambda new: new.write_text(text, encoding="utf-8"))
@@ -95,14 +95,16 @@ def recipe_text(recipe: Recipe, folder: Path) -> str:
     def relative(name: str) -> str:
         return Path(os.path.relpath(recipe.beside(name).resolve(), folder.resolve())).as_posix()
 
-    model = recipe.model.model_dump(exclude_none=True) | {"file": relative(recipe.model.file), "weights": WEIGHTS}
+    model = recipe.model.model_dump(exclude_defaults=True) | {"file": relative(recipe.model.file), "weights": WEIGHTS}
     tables: list[tuple[str, Mapping[str, Any]]] = [("[model]", model)]
     tables += [("[[quant]]", rule.model_dump(exclude_defaults=True)) for rule in recipe.quant]
     if recipe.calibrate is not None:
         images = recipe.calibrate.images
-        images = images if images == "random" else relative(images)
-        tables.append(("[calibrate]", {"images": images, "count": recipe.calibrate.count}))
-    tables.append(("[target]", recipe.target.model_dump()))
+        tables.append(
+            ("[calibrate]", {"images": images if images == "random" else relative(images), "count": recipe.calibrate.count})
+        )
+    if target := recipe.target.model_dump(exclude_defaults=True):
+        tables.append(("[target]", target))
     return "\n".join(f"{name}\n" + "".join(f"{k} = {_toml(v)}\n" for k, v in table.items()) for name, table in tables)
 
 

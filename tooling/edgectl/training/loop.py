@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from edgectl.compress.layers import prunable_layers
 from edgectl.compress.strategy import Strategy
 from edgectl.errors import UserError
 from edgectl.quiet import quiet
@@ -310,19 +311,18 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 def multiply_adds(model: nn.Module, example: Tensor) -> Mapping[str, int]:
     """Module path -> multiply-adds for one input, of every convolution and linear layer that runs on `example` [N, ...]."""
     counts: dict[str, int] = {}
-    paths = {
-        layer: path for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
-    }
+    layers = prunable_layers(model)
+    paths: dict[nn.Module, str] = {layer: path for path, layer in layers.items()}
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        weights = layer.weight.numel()
+        path = paths[layer]
         if isinstance(layer, nn.Linear):
             positions = output.numel() // layer.out_features
         else:
-            positions = (inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output)[0, 0].numel() * output.shape[0]
-        counts[paths[layer]] = counts.get(paths[layer], 0) + weights * positions // len(example)
+            positions = (inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output)[:, 0].numel()
+        counts[path] = counts.get(path, 0) + layers[path].weight.numel() * positions // len(example)
 
-    handles = [layer.register_forward_hook(count) for layer in paths]
+    handles = [layer.register_forward_hook(count) for layer in layers.values()]
     training = model.training
     try:
         with torch.no_grad():
