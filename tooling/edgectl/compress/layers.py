@@ -32,19 +32,19 @@ def prunable_layers(model: nn.Module) -> dict[str, Prunable]:
     return {path: layer for path, layer in model.named_modules() if isinstance(layer, PRUNABLE)}
 
 
-def filters_first(layer: Prunable) -> Tensor:
-    """A layer's weight as [F, C, kh, kw] (schemes.py), detached."""
-    weight = layer.weight.detach()
+def filters_first(layer: Prunable, tensor: Tensor | None = None) -> Tensor:
+    """A layer's weight, or a tensor of that shape, as [F, C, kh, kw] (schemes.py), detached."""
+    weight = (layer.weight if tensor is None else tensor).detach()
     if isinstance(layer, nn.Linear):
         return weight[:, :, None, None]
     return swap_filters(weight, layer.groups) if isinstance(layer, nn.ConvTranspose2d) else weight
 
 
-def as_stored(layer: Prunable, mask: Tensor) -> Tensor:
-    """The inverse of `filters_first` for a mask: the shape of `layer.weight`."""
+def as_stored(layer: Prunable, tensor: Tensor) -> Tensor:
+    """The inverse of `filters_first` for a mask or the like: the shape of `layer.weight`."""
     if isinstance(layer, nn.ConvTranspose2d):
-        mask = swap_filters(mask, layer.groups)
-    return mask.reshape(layer.weight.shape)
+        tensor = swap_filters(tensor, layer.groups)
+    return tensor.reshape(layer.weight.shape)
 
 
 def swap_filters(tensor: Tensor, groups: int) -> Tensor:

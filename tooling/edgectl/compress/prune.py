@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -51,25 +52,56 @@ def prune_oneshot(model: nn.Module, rules: Sequence[Rule]) -> dict[str, Tensor]:
             applied to a layer, a rule's block or connectivity is wrong or not its scheme's, or a weight is not finite.
             The model is then unchanged.
     """
+    chosen = choose(model, rules)
+    masks = find_masks(chosen, {path: layer.weight for path, (layer, _) in chosen.items()})
+    apply_masks(model, masks)
+    return masks
+
+
+def choose(model: nn.Module, rules: Sequence[Rule]) -> dict[str, tuple[Prunable, Rule]]:
+    """Module path -> (layer, the last rule that matches it). Raises UserError as `prune_oneshot`, but for schemes."""
     chosen = assign(prunable_layers(model), rules, "pruning")
     for rule in rules:
         _check_rule(rule)
-    weights = {path: filters_first(layer) for path, (layer, _) in chosen.items()}
     for path, (layer, rule) in chosen.items():
         _check_layer(path, layer, rule)
-    shared = [weights[path] for path, (_, rule) in chosen.items() if rule.scheme == "pattern"]
-    library = natural_patterns(weight for weight in shared if weight.shape[2:] == (3, 3)) if shared else None
+    return chosen
+
+
+def find_masks(
+    chosen: Mapping[str, tuple[Prunable, Rule]], weights: Mapping[str, Tensor], rates: Mapping[str, float] | None = None
+) -> dict[str, Tensor]:
+    """Module path -> bool mask by the schemes of layers and rules (`choose`).
+
+    Args:
+        chosen: module path -> (layer, rule).
+        weights: module path -> what is ranked, stored as the layer stores its weight.
+        rates: module path -> rate, in place of the rules'. Where it is below a rule's connectivity, that is the rate too.
+
+    Raises:
+        UserError: a scheme cannot be applied to a layer, or a rule's connectivity cannot give its rate.
+    """
+    forms = {path: filters_first(layer, weights[path]) for path, (layer, _) in chosen.items()}
+    shared = [forms[path] for path, (_, rule) in chosen.items() if rule.scheme == "pattern"]
+    library = natural_patterns(form for form in shared if form.shape[2:] == (3, 3)) if shared else None
     masks = {}
     for path, (layer, rule) in chosen.items():
-        groups = 1 if isinstance(layer, nn.Linear) else layer.groups
-        config = SchemeConfig(rule.block and (rule.block[0], rule.block[1]), rule.connectivity, library, groups)
+        rate, config = rule.rate, replace(scheme_config(layer, rule), patterns=library)
+        if rates is not None:
+            rate = rates[path]
+            config = replace(config, connectivity=rule.connectivity and min(rule.connectivity, rate))
         try:
-            mask = SCHEMES[rule.scheme](weights[path], rule.rate, config)
+            mask = SCHEMES[rule.scheme](forms[path], rate, config)
         except SchemeError as error:
             raise UserError(f"Layer {path} cannot be pruned: {error}.") from error
         masks[path] = as_stored(layer, mask)
-    apply_masks(model, masks)
     return masks
+
+
+def scheme_config(layer: Prunable, rule: Rule) -> SchemeConfig:
+    """What the scheme of a rule needs to know of the layer."""
+    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+    return SchemeConfig(rule.block and (rule.block[0], rule.block[1]), rule.connectivity, groups=groups)
 
 
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:

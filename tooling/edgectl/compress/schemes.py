@@ -21,6 +21,8 @@ PATTERNS_IN_USE = 8
 PATTERN_RATE = 9 / KEPT_IN_PATTERN
 DEFAULT_PUNCHED_BLOCK = (8, 4)
 DEFAULT_COLUMN_BLOCK = (8, 1)
+_DEFAULT_BLOCKS = {"block_punched": DEFAULT_PUNCHED_BLOCK, "block_column": DEFAULT_COLUMN_BLOCK}
+_AXES_OF_GROUPS = {"filter": 1, "pattern": 2, "unstructured": 4}
 
 
 class SchemeError(ValueError):
@@ -55,9 +57,8 @@ def unstructured(weight: Tensor, rate: float, config: SchemeConfig) -> Tensor:
 
 def filter_(weight: Tensor, rate: float, config: SchemeConfig) -> Tensor:
     """Keeps the filters of largest L2 norm. weight [F, C, kh, kw] -> bool mask of that shape."""
-    del config
     keep = _largest(weight.flatten(1).norm(dim=1), round(weight.shape[0] / rate))
-    return keep.reshape(-1, 1, 1, 1).expand(weight.shape).clone()
+    return keep[group_index("filter", weight, config)]
 
 
 def block_punched(weight: Tensor, rate: float, config: SchemeConfig) -> Tensor:
@@ -68,8 +69,7 @@ def block_punched(weight: Tensor, rate: float, config: SchemeConfig) -> Tensor:
     what equal weights would have given: no block is removed for its size. Blocks stay within one group of a grouped
     convolution; in a depthwise one they are of adjacent filters x 1.
     """
-    filters, channels = config.block or DEFAULT_PUNCHED_BLOCK
-    return _punch(weight, rate, filters, channels, config.groups)
+    return _punch("block_punched", weight, rate, config)
 
 
 def block_column(weight: Tensor, rate: float, config: SchemeConfig) -> Tensor:
@@ -83,8 +83,7 @@ def block_column(weight: Tensor, rate: float, config: SchemeConfig) -> Tensor:
     """
     if weight.shape[2:] != (1, 1):
         raise SchemeError(f"block_column is for 1x1 convolutions and linear layers, the kernel is {_size(weight)}")
-    rows, columns = config.block or DEFAULT_COLUMN_BLOCK
-    return _punch(weight, rate, rows, columns, config.groups)
+    return _punch("block_column", weight, rate, config)
 
 
 def pattern(weight: Tensor, rate: float, config: SchemeConfig) -> Tensor:
@@ -156,6 +155,18 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 
+def group_index(scheme: str, weight: Tensor, config: SchemeConfig) -> Tensor:
+    """The number of the group that each weight is kept or removed with: int64 of the shape of the weight, [F, C, kh, kw].
+
+    Groups are single weights (unstructured), filters, kernel positions of blocks, or kernels (pattern, whose kept kernels
+    also lose weights).
+    """
+    if scheme in _DEFAULT_BLOCKS:
+        return _Blocks.of(scheme, weight, config).number(weight.device)
+    shape = (*weight.shape[: _AXES_OF_GROUPS[scheme]], 1, 1, 1, 1)[:4]
+    return torch.arange(math.prod(shape), device=weight.device).reshape(shape).expand(weight.shape)
+
+
 def _size(weight: Tensor) -> str:
     return "x".join(str(side) for side in weight.shape[2:])
 
@@ -170,29 +181,57 @@ def _largest(scores: Tensor, count: int) -> Tensor:
     return keep
 
 
-def _punch(weight: Tensor, rate: float, rows: int, columns: int, groups: int) -> Tensor:
-    """The mask of `block_punched`, for any block."""
-    filters, channels, *kernel = weight.shape
-    depthwise = channels == 1 and filters == groups
-    parts = 1 if depthwise or filters % groups else groups
-    per_part = filters // parts
-    rows, columns = min(rows, per_part), min(columns, channels)
-    tall, wide = -(-per_part // rows), -(-channels // columns)
+@dataclass(frozen=True)
+class _Blocks:
+    """How a weight [F, C, kh, kw] is cut into blocks of rows x columns; blocks at the edges are filled up with zeros.
 
-    def blocks(tensor: Tensor) -> Tensor:
-        padded = tensor.new_zeros(parts, tall * rows, wide * columns, *kernel)
-        padded[:, :per_part, :channels] = tensor.reshape(parts, per_part, channels, *kernel)
-        return padded.reshape(parts, tall, rows, wide, columns, *kernel)
+    A group is one kernel position of one block.
+    """
+
+    shape: torch.Size
+    parts: int
+    tall: int
+    rows: int
+    wide: int
+    columns: int
+
+    @classmethod
+    def of(cls, scheme: str, weight: Tensor, config: SchemeConfig) -> _Blocks:
+        rows, columns = config.block or _DEFAULT_BLOCKS[scheme]
+        filters, channels = weight.shape[:2]
+        depthwise = channels == 1 and filters == config.groups
+        parts = 1 if depthwise or filters % config.groups else config.groups
+        rows, columns = min(rows, filters // parts), min(columns, channels)
+        return cls(weight.shape, parts, -(-filters // parts // rows), rows, -(-channels // columns), columns)
+
+    def split(self, tensor: Tensor) -> Tensor:
+        """[F, C, kh, kw] -> [parts, tall, rows, wide, columns, kh, kw]."""
+        filters, channels, *kernel = self.shape
+        padded = tensor.new_zeros(self.parts, self.tall * self.rows, self.wide * self.columns, *kernel)
+        padded[:, : filters // self.parts, :channels] = tensor.reshape(self.parts, -1, channels, *kernel)
+        return padded.reshape(self.parts, self.tall, self.rows, self.wide, self.columns, *kernel)
+
+    def number(self, device: torch.device) -> Tensor:
+        """The number of every weight's group, [F, C, kh, kw]."""
+        filters, channels, *kernel = self.shape
+        count = self.parts * self.tall * self.wide * math.prod(kernel)
+        numbers = torch.arange(count, device=device).reshape(self.parts, self.tall, 1, self.wide, 1, *kernel)
+        numbers = numbers.expand(self.parts, self.tall, self.rows, self.wide, self.columns, *kernel)
+        numbers = numbers.reshape(self.parts, self.tall * self.rows, self.wide * self.columns, *kernel)
+        return numbers[:, : filters // self.parts, :channels].reshape(self.shape)
+
+
+def _punch(scheme: str, weight: Tensor, rate: float, config: SchemeConfig) -> Tensor:
+    """The mask of `block_punched`, for any block."""
+    blocks = _Blocks.of(scheme, weight, config)
 
     def score(tensor: Tensor) -> Tensor:
-        return blocks(tensor).square().sum(dim=2).sqrt().sum(dim=3).flatten()
+        return blocks.split(tensor).square().sum(dim=2).sqrt().sum(dim=3).flatten()
 
     ones = torch.ones(weight.shape, dtype=torch.float64, device=weight.device)
-    sizes = blocks(ones).sum(dim=(2, 4)).flatten()
+    sizes = blocks.split(ones).sum(dim=(2, 4)).flatten()
     keep = _until(score(weight.detach().double()) / score(ones), sizes, weight.numel() / rate)
-    mask = keep.reshape(parts, tall, 1, wide, 1, *kernel).expand(parts, tall, rows, wide, columns, *kernel)
-    mask = mask.reshape(parts, tall * rows, wide * columns, *kernel)
-    return mask[:, :per_part, :channels].reshape(weight.shape).clone()
+    return keep[blocks.number(weight.device)]
 
 
 def _until(scores: Tensor, sizes: Tensor, target: float) -> Tensor:
