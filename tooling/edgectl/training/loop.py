@@ -162,6 +162,7 @@ class Training:
     def _restore(self) -> None:
         state = self.folder.load()
         if state is None:
+            self.save()  # from now on the folder is this run's
             return
         self.step, self.seconds = state["step"], state["seconds"]
         self.before, self.history = state["before"], state["history"]
