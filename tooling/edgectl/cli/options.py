@@ -23,7 +23,7 @@ ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads to
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 DataOption = Annotated[
     Path,
-    typer.Option("--data", metavar="DATA", help="Folder or .zip in the task's layout (README.md, section on training)."),
+    typer.Option("--data", metavar="DATA", help="Folder or .zip in the task's layout (README.md, section 7)."),
 ]
 RunOption = Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="The folder of the run, made or gone on with.")]
 AcceleratorOption = Annotated[str, typer.Option("--accelerator", metavar="auto|cpu|gpu", help="What to train on.")]
