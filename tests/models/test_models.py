@@ -16,6 +16,7 @@ from edgectl.recipe import Recipe, load_model
 MODELS = Path(__file__).resolve().parents[2] / "models"
 PARAMETERS = {
     "wdsr/x4.toml": 58_112,
+    "wdsr/x2_tiny.toml": 13_588,
     "wdsr_a/recipe.toml": 159_152,
     "resnet18/recipe.toml": 11_689_512,
     "resnet20/recipe.toml": 272_474,
@@ -26,6 +27,7 @@ PARAMETERS = {
 }
 OUTPUTS = {
     "wdsr/x4.toml": [(1, 3, 720, 1280)],
+    "wdsr/x2_tiny.toml": [(1, 3, 720, 1280)],
     "wdsr_a/recipe.toml": [(1, 3, 720, 1280)],
     "resnet18/recipe.toml": [(1, 1000)],
     "resnet20/recipe.toml": [(1, 10)],

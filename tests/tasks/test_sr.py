@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from edgectl.errors import UserError
 from edgectl.images import read_image
-from edgectl.tasks.sr import Patches, bicubic, bicubic_matrix, image_files, luma, psnr_y
+from edgectl.recipe import ModelSpec, Recipe, load_model
+from edgectl.tasks import task_of
+from edgectl.tasks.sr import Patches, SuperResolution, bicubic, bicubic_matrix, image_files, luma, psnr_y, ssim_y
 
 DATA = Path(os.environ.get("EDGECTL_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data") / "sr"
 needs_data = pytest.mark.skipif(not (DATA / "Set5").is_dir(), reason="no Set5: set EDGECTL_DATA to a folder with sr/Set5")
@@ -111,3 +115,134 @@ def test_a_folder_without_usable_photographs_is_refused(folder, tmp_path):
         image_files(tmp_path / "absent")
     with pytest.raises(UserError, match="smaller than 256 pixels"):
         Patches(folder, scale=4, patch=64)
+
+
+def quiet(message, fraction):
+    pass
+
+
+def upsampled(scale):
+    """A random blur and enlargement: two pixels of reach, zeros beyond an image's edges."""
+    layer = nn.Conv2d(3, 3 * scale**2, 5, padding=2)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        layer.weight.copy_(torch.rand_like(layer.weight) / 75)
+        layer.bias.zero_()
+    return nn.Sequential(layer, nn.PixelShuffle(scale)).eval()
+
+
+def write_photographs(root, sizes, name="{}.png"):
+    root.mkdir(parents=True, exist_ok=True)
+    for index, (height, width) in enumerate(sizes):
+        Image.fromarray(photograph(height, width, index)).save(root / name.format(index))
+    return root
+
+
+def test_a_small_network_learns_to_enlarge_better_than_bicubic(tmp_path):
+    write_photographs(tmp_path / "train", [(120, 130), (110, 140)])
+    write_photographs(tmp_path / "test", [(90, 80)])
+    spec = ModelSpec(file="model.py", factory="model", input=[1, 3, 48, 48], task="sr", scale=2)
+    task = task_of(spec)
+    examples = task.examples(tmp_path, quiet)
+    assert len(examples) == 2 * 16
+    model = upsampled(2)
+    before = task.score(model, tmp_path, progress=quiet)
+    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    generator = np.random.default_rng(0)
+    losses = []
+    for _ in range(80):
+        inputs, target = examples.batch(generator.integers(len(examples), size=4).tolist(), generator)
+        loss = task.loss(model(inputs), target)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 3
+    assert task.score(model, tmp_path, progress=quiet).value > before.value + 5
+
+
+def test_training_patches_come_from_the_generator_alone_and_from_every_photograph(tmp_path):
+    write_photographs(tmp_path, [(100, 100), (110, 100), (100, 120)])
+    examples = SuperResolution([1, 3, 9, 9], 2).examples(tmp_path, quiet)
+    first, second = (examples.batch([0, 1, 2, 47], np.random.default_rng(4)) for _ in range(2))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    assert first[0].shape == (4, 3, 48, 48)
+    assert first[1].shape == (4, 3, 96, 96)
+    assert not torch.equal(first[0], examples.batch([0, 1, 2, 47], np.random.default_rng(5))[0])
+
+
+@pytest.mark.parametrize("fixed", [(1, 3, 40, 48), (3, 3, 40, 44), (4, 3, 16, 20), (1, 3, 64, 64)])
+def test_tiles_of_one_size_give_the_score_of_whole_images(tmp_path, fixed):
+    write_photographs(tmp_path, [(128, 128), (150, 200), (129, 131)])
+    shapes = set()
+    model = upsampled(2)
+
+    def predict(inputs):
+        shapes.add(tuple(inputs.shape))
+        return model(inputs)
+
+    task = SuperResolution([1, 3, 9, 9], 2)
+    whole, tiled = task.score(model, tmp_path, progress=quiet), task.score(predict, tmp_path, fixed=fixed, progress=quiet)
+    assert shapes == {fixed}
+    assert tiled.details == pytest.approx(whole.details, abs=1e-3)
+
+
+def test_a_photograph_smaller_than_the_tile_is_mirrored_into_it(tmp_path):
+    write_photographs(tmp_path, [(60, 50)])
+    task, model = SuperResolution([1, 3, 9, 9], 2), upsampled(2)
+    whole = task.score(model, tmp_path, progress=quiet)
+    tiled = task.score(model, tmp_path, fixed=(1, 3, 100, 90), progress=quiet)
+    assert tiled.value == pytest.approx(whole.value, abs=1)
+
+
+def test_ssim_agrees_with_scikit_image():
+    metrics = pytest.importorskip("skimage.metrics")
+    image = photograph(60, 70)
+    noisy = np.clip(image + np.random.default_rng(0).normal(0, 12, image.shape), 0, 255).astype(np.uint8)
+    _, known = metrics.structural_similarity(
+        luma(noisy)[2:-2, 2:-2],
+        luma(image)[2:-2, 2:-2],
+        data_range=255,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
+    assert ssim_y(noisy, image, 2) == pytest.approx(known[5:-5, 5:-5].mean(), abs=1e-6)
+    assert ssim_y(image, image, 2) == pytest.approx(1)
+
+
+def test_mistakes_of_super_resolution_are_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="does not say by how much"):
+        SuperResolution([1, 3, 9, 9], None)
+    with pytest.raises(UserError, match="not RGB images"):
+        SuperResolution([1, 1, 9, 9], 2)
+    task, model = SuperResolution([1, 3, 9, 9], 2), upsampled(2)
+    with pytest.raises(UserError, match="holds no images"):
+        task.score(model, tmp_path, progress=quiet)
+    with pytest.raises(UserError, match="smaller than 96 pixels"):
+        task.examples(write_photographs(tmp_path / "small", [(50, 50)]), quiet)
+    large = write_photographs(tmp_path / "large", [(100, 100)], "{}_HR.png")
+    with pytest.raises(
+        UserError, match=r"makes images of \[1, 3, 200, 200\] where the recipe's scale asks for \[1, 3, 100, 100\]"
+    ):
+        task.score(upsampled(4), large, progress=quiet)
+    inputs, target = task.examples(large, quiet).batch([0], np.random.default_rng(0))
+    with pytest.raises(UserError, match="scale asks for"):
+        task.loss(upsampled(4)(inputs), target)
+    write_photographs(large, [(25, 25)], "{}_LR.png")
+    with pytest.raises(UserError, match=r"0_LR.png is not 0_HR.png reduced by 2"):
+        task.score(model, large, progress=quiet)
+    with pytest.raises(UserError, match="too small to be scored"):
+        task.score(model, write_photographs(tmp_path / "tiny", [(12, 50)]), progress=quiet)
+
+
+@needs_data
+def test_the_trained_network_scores_on_set5_what_its_readme_says():
+    recipe = Recipe.load(Path(__file__).resolve().parents[2] / "models" / "wdsr" / "x4.toml")
+    score = task_of(recipe.model).score(load_model(recipe), DATA / "Set5" / "x4", progress=quiet)
+    assert score.value == pytest.approx(30.63, abs=0.01)
+    assert score.details["bicubic"] == pytest.approx(28.43, abs=0.01)
+    assert score.count == 5
+    assert 0.8 < score.details["SSIM"] < 0.9

@@ -21,6 +21,10 @@ def task_of(model: ModelSpec) -> Task:
         from edgectl.tasks.classify import Classify  # noqa: PLC0415
 
         return Classify(model.input)
+    if model.task == "sr":
+        from edgectl.tasks.sr import SuperResolution  # noqa: PLC0415
+
+        return SuperResolution(model.input, model.scale)
     if model.task is None:
         raise UserError('The recipe does not say what its model is for: write `task = "classify"` under [model].')
     raise UserError(f"There is no training for the task {model.task} yet.")

@@ -62,6 +62,7 @@ class Classify:
         student, wanted = (F.log_softmax(_logits(logits) / TEMPERATURE, dim=1) for logits in (output, teacher))
         return F.kl_div(student, wanted, reduction="batchmean", log_target=True) * TEMPERATURE**2
 
+    @torch.no_grad()
     def score(self, predict: Predict, data: Path, *, fixed: Sequence[int] | None = None, progress: Progress) -> Score:
         """Top-1 accuracy in % on `test` (or `val`) with its Wilson interval; top-5 in the details of more than 5 classes.
 

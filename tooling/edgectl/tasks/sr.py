@@ -1,16 +1,27 @@
-"""Super-resolution: MATLAB-compatible bicubic resizing, Y-channel PSNR, and training patches of photographs."""
+"""Super-resolution: MATLAB-compatible bicubic resizing, PSNR and SSIM on Y, training patches, and the task of these."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from edgectl.errors import UserError
 from edgectl.images import IMAGE_SUFFIXES, read_image, to_image, to_input
+from edgectl.tasks.task import Predict, Progress, Score
+
+PATCH = 48
+"""Side of a low-resolution training patch, pixels."""
+PATCHES = 16
+"""Patches of each photograph that make an epoch."""
+_MARGIN = 16
+"""Pixels at the inner edges of a tile that are thrown away, where there is room: the reach of a model's convolutions."""
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
@@ -68,6 +79,30 @@ def psnr_y(image: np.ndarray, reference: np.ndarray, shave: int) -> float:
     return float("inf") if error == 0 else 10 * float(np.log10(255.0**2 / error))
 
 
+def ssim_y(image: np.ndarray, reference: np.ndarray, shave: int) -> float:
+    """SSIM of two 8-bit RGB images [H, W, 3], on Y, without `shave` pixels at every edge (Wang et al., 2004).
+
+    A Gaussian window of 11x11 and sigma 1.5, where it lies within the image; K1 = 0.01, K2 = 0.03, L = 255.
+    """
+    if image.shape != reference.shape:
+        raise ValueError(f"images differ in shape: {image.shape} and {reference.shape}")
+    inner = slice(shave, -shave or None)
+    x, y = luma(image)[inner, inner], luma(reference)[inner, inner]
+    mx, my = _blurred(x), _blurred(y)
+    vx, vy, cov = _blurred(x * x) - mx * mx, _blurred(y * y) - my * my, _blurred(x * y) - mx * my
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    return float(np.mean((2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))))
+
+
+def _blurred(values: np.ndarray) -> np.ndarray:
+    """[H, W] under the Gaussian window: [H - 10, W - 10]."""
+    kernel = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+    kernel /= kernel.sum()
+    for axis in (0, 1):
+        values = np.lib.stride_tricks.sliding_window_view(values, 11, axis) @ kernel
+    return values
+
+
 def image_files(folder: Path | str) -> list[Path]:
     """The images directly in a folder, by name.
 
@@ -91,7 +126,7 @@ def upscale(model: torch.nn.Module, image: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Score:
+class PhotographScore:
     """Y-PSNR in dB of a model and of bicubic interpolation on one photograph."""
 
     name: str
@@ -99,7 +134,7 @@ class Score:
     bicubic: float
 
 
-def evaluate(model: torch.nn.Module, photographs: dict[str, np.ndarray], scale: int) -> list[Score]:
+def evaluate(model: torch.nn.Module, photographs: dict[str, np.ndarray], scale: int) -> list[PhotographScore]:
     """Shrinks each photograph by `scale`, upscales it again with the model and with bicubic, and scores both.
 
     Args:
@@ -111,7 +146,7 @@ def evaluate(model: torch.nn.Module, photographs: dict[str, np.ndarray], scale: 
     for name, photograph in photographs.items():
         large, small = pair(photograph, scale)
         plain = bicubic(small, *large.shape[:2])
-        scores.append(Score(name, psnr_y(upscale(model, small), large, scale), psnr_y(plain, large, scale)))
+        scores.append(PhotographScore(name, psnr_y(upscale(model, small), large, scale), psnr_y(plain, large, scale)))
     return scores
 
 
@@ -144,9 +179,9 @@ class Patches:
         if not self.pairs:
             raise UserError(f"Every image in {folder} is smaller than {patch * scale} pixels: give larger photographs.")
 
-    def sample(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """One (low, high) pair of 8-bit patches [patch, patch, 3] and [scale*patch, scale*patch, 3]."""
-        large, small = self.pairs[generator.integers(len(self.pairs))]
+    def sample(self, generator: np.random.Generator, photograph: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """One (low, high) pair of 8-bit patches [patch, patch, 3] and [scale*patch, scale*patch, 3], of `photograph` or any."""
+        large, small = self.pairs[generator.integers(len(self.pairs)) if photograph is None else photograph]
         top, left = (int(generator.integers(side - self.patch + 1)) for side in small.shape[:2])
         low = small[top : top + self.patch, left : left + self.patch]
         s, p = self.scale, self.scale * self.patch
@@ -163,3 +198,153 @@ class Patches:
 
 def _stack(patches: tuple[np.ndarray, ...]) -> torch.Tensor:
     return torch.from_numpy(np.stack(patches)).permute(0, 3, 1, 2).float().div_(255)
+
+
+class PatchExamples:
+    """Training patches: an epoch is `PATCHES` of every photograph."""
+
+    def __init__(self, patches: Patches) -> None:
+        self.patches = patches
+
+    def __len__(self) -> int:
+        return PATCHES * len(self.patches.pairs)
+
+    def batch(self, indices: Sequence[int], generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Low and high resolution, float32 [N, 3, p, p] and [N, 3, scale*p, scale*p] in [0, 1]."""
+        count = len(self.patches.pairs)
+        low, high = zip(*(self.patches.sample(generator, index % count) for index in indices), strict=True)
+        return _stack(low), _stack(high)
+
+
+class SuperResolution:
+    """Upscaling of photographs by a whole factor.
+
+    Data is a folder with `train` and `test` in it, or a folder of photographs that is both. Test photographs are reduced by
+    MATLAB's bicubic; of a pair `x_HR.png`, `x_LR.png`, the latter is the reduction.
+
+    Args:
+        shape: the model's input [N, 3, H, W].
+        scale: the factor; None where the recipe does not say it.
+
+    Raises:
+        UserError: there is no factor, or the shape is no RGB image's.
+    """
+
+    def __init__(self, shape: Sequence[int], scale: int | None) -> None:
+        if scale is None:
+            raise UserError(
+                "The recipe does not say by how much its model enlarges: write `scale = 2` (or 3, 4) under [model]."
+            )
+        if len(shape) != 4 or shape[1] != 3:
+            raise UserError(f"The model takes an input of shape {list(shape)}, not RGB images [N, 3, H, W].")
+        self.scale = scale
+
+    def examples(self, data: Path, progress: Progress) -> PatchExamples:
+        """Patches of the photographs in `train`.
+
+        Raises:
+            UserError: as `Patches`.
+        """
+        return PatchExamples(
+            Patches(_part(data, "train"), self.scale, PATCH, lambda done: progress("reading photographs", done))
+        )
+
+    def loss(self, output: Any, target: Any) -> Tensor:
+        """Mean absolute difference.
+
+        Raises:
+            UserError: the model enlarges by another factor.
+        """
+        if output.shape != target.shape:
+            raise UserError(
+                f"The model makes images of {list(output.shape)} where the recipe's scale asks for {list(target.shape)}."
+            )
+        return F.l1_loss(output, target)
+
+    def distillation(self, output: Any, teacher: Any) -> Tensor:
+        """Mean absolute difference."""
+        return F.l1_loss(output, teacher)
+
+    @torch.no_grad()
+    def score(self, predict: Predict, data: Path, *, fixed: Sequence[int] | None = None, progress: Progress) -> Score:
+        """Mean Y-PSNR in dB without `scale` pixels at every edge; SSIM, bicubic and each photograph in the details.
+
+        With `fixed`, photographs are upscaled in overlapping tiles, mirrored where they are smaller than one.
+
+        Raises:
+            UserError: there are no photographs, a reduction is not of its photograph's size, or the model's output is not.
+        """
+        files = image_files(_part(data, "test"))
+        figures, details = [], {}
+        for index, file in enumerate(files):
+            large, small = _test_pair(file, self.scale)
+            image = _upscaled(predict, small, self.scale, fixed)
+            plain = bicubic(small, *large.shape[:2])
+            figures.append(
+                (psnr_y(image, large, self.scale), ssim_y(image, large, self.scale), psnr_y(plain, large, self.scale))
+            )
+            details[f"PSNR of {file.stem}"] = figures[-1][0]
+            progress("scoring", (index + 1) / len(files))
+        psnr, ssim, floor = (float(mean) for mean in np.mean(figures, axis=0))
+        return Score("Y-PSNR", "dB", psnr, None, len(files), {"SSIM": ssim, "bicubic": floor, **details})
+
+
+def _part(data: Path, name: str) -> Path:
+    return data / name if (data / name).is_dir() else data
+
+
+def _test_pair(file: Path, scale: int) -> tuple[np.ndarray, np.ndarray]:
+    """(high, low) resolution of a test photograph: the given reduction, or ours."""
+    photograph = read_image(file)
+    if min(photograph.shape[:2]) < 11 + 2 * scale:
+        raise UserError(f"{file} is too small to be scored: give photographs of more than {10 + 2 * scale} pixels a side.")
+    given = file.with_name(f"{file.stem.removesuffix('_HR')}_LR{file.suffix}")
+    if not file.stem.endswith("_HR") or not given.is_file():
+        return pair(photograph, scale)
+    small = read_image(given)
+    height, width = (side * scale for side in small.shape[:2])
+    if (height, width) != tuple(side // scale * scale for side in photograph.shape[:2]):
+        raise UserError(f"{given} is not {file.name} reduced by {scale}: give pairs of that scale, or photographs alone.")
+    return photograph[:height, :width], small
+
+
+def _upscaled(predict: Predict, image: np.ndarray, scale: int, fixed: Sequence[int] | None) -> np.ndarray:
+    """An 8-bit image [H, W, 3] through a model: [scale*H, scale*W, 3]."""
+    inputs = torch.from_numpy(to_input(image))
+    if fixed is None:
+        return to_image(_enlarged(predict, inputs, scale).numpy())
+    batch, _, tall, wide = fixed
+    height, width = image.shape[:2]
+    lack = ((0, max(0, tall - height)), (0, max(0, wide - width)), (0, 0))
+    whole = torch.from_numpy(to_input(np.pad(image, lack, mode="symmetric")))
+    spans = [(y, x) for y in _spans(whole.shape[2], tall) for x in _spans(whole.shape[3], wide)]
+    result = torch.zeros(1, 3, scale * whole.shape[2], scale * whole.shape[3])
+    for start in range(0, len(spans), batch):
+        tiles = torch.zeros(tuple(fixed))
+        for tile, (y, x) in zip(tiles, spans[start : start + batch], strict=False):
+            tile.copy_(whole[0, :, y[0] : y[0] + tall, x[0] : x[0] + wide])
+        for tile, (y, x) in zip(_enlarged(predict, tiles, scale), spans[start : start + batch], strict=False):
+            (top, first, last), (left, begin, end) = ([scale * at for at in span] for span in (y, x))
+            result[0, :, first:last, begin:end] = tile[:, first - top : last - top, begin - left : end - left]
+    return to_image(result[:, :, : scale * height, : scale * width].numpy())
+
+
+def _enlarged(predict: Predict, inputs: Tensor, scale: int) -> Tensor:
+    """The model's output for inputs [N, 3, H, W], float32 on the CPU."""
+    output = predict(inputs)
+    output = output if isinstance(output, Tensor) else output[0]
+    wanted = [*inputs.shape[:2], *(scale * side for side in inputs.shape[2:])]
+    if list(output.shape) != wanted:
+        raise UserError(f"The model makes images of {list(output.shape)} where the recipe's scale asks for {wanted}.")
+    return output.detach().float().cpu()
+
+
+def _spans(size: int, tile: int) -> list[tuple[int, int, int]]:
+    """Tiles along a side of `size` >= `tile` pixels: (start, first pixel to keep, end of those to keep).
+
+    The first and last are aligned to the image's edges, where what a model sees beyond them is as in the whole image.
+    """
+    margin = min(_MARGIN, tile // 4)
+    starts = [*range(0, size - tile, tile - 2 * margin), size - tile]
+    ends = [*(start + tile - margin for start in starts[:-1]), size]
+    return list(zip(starts, [0, *ends[:-1]], ends, strict=True))
