@@ -113,7 +113,7 @@ class Training:
         self._restore()
         with quiet():
             wrapped, opt = self.fabric.setup(self.model, self.optimiser)
-        begin, first, saved, losses = time.monotonic() - self.seconds, self.step, time.monotonic(), _Mean()
+        begin, saved, losses = time.monotonic() - self.seconds, time.monotonic(), _Mean()
         score: Score | None = None
         with _interrupts() as interrupted, self._log() as log:
             for inputs, target in batches(examples, self.order, self.step, self.steps, workers):
@@ -131,7 +131,7 @@ class Training:
                         f"{self.folder.path / CHECKPOINT} is from before that, where there is one."
                     )
                 self._note(log, loss)
-                progress(self._line(loss, first, score), self.step / self.steps)
+                progress(self._line(loss, score), self.step / self.steps)
                 if scored:
                     score = score_model(self.model, self.task, self.data, progress)
                     self.history.append({"step": self.step, "loss": loss, "score": score.value})
@@ -209,7 +209,7 @@ class Training:
             for name, value in {"loss": loss, "rate": learning_rate(self.step, self.steps, self.spec), **facts}.items():
                 log.add_scalar(name, value, self.step)
 
-    def _line(self, loss: float, first: int, score: Score | None) -> str:
+    def _line(self, loss: float, score: Score | None) -> str:
         left = self.seconds / self.step * (self.steps - self.step) / 60
         facts = [f"{name} {value:.2g}" for strategy in self.strategies for name, value in strategy.facts().items()]
         last = [str(score)] if score else []
