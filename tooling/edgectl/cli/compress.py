@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from edgectl.cli.options import AcceleratorOption, DataOption, DevicesOption, PrecisionOption, RunOption, WorkersOption
+from edgectl.cli.options import (
+    AcceleratorOption,
+    DataOption,
+    DevicesOption,
+    EpochsOption,
+    PrecisionOption,
+    RunOption,
+    WorkersOption,
+)
 
 
 def command(
@@ -16,6 +24,7 @@ def command(
     ],
     data: DataOption,
     out: RunOption,
+    epochs: EpochsOption = None,
     accelerator: AcceleratorOption = "auto",
     devices: DevicesOption = 1,
     precision: PrecisionOption = "32-true",
@@ -40,7 +49,9 @@ def command(
         from edgectl.training.loop import Hardware
         from edgectl.training.run import compress
 
-        score = compress(plan, data, out, Hardware(accelerator, devices, precision, workers), force=force, progress=say)
+        score = compress(
+            plan, data, out, Hardware(accelerator, devices, precision, workers), epochs=epochs, force=force, progress=say
+        )
     report = json.loads((out / REPORT).read_text(encoding="utf-8"))
     layers = table("layer", ">weights", ">non-zeros", ">rate")
     for layer in report["layers"]:

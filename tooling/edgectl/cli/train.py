@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from edgectl.cli.options import AcceleratorOption, DataOption, DevicesOption, PrecisionOption, RunOption, WorkersOption
+from edgectl.cli.options import (
+    AcceleratorOption,
+    DataOption,
+    DevicesOption,
+    EpochsOption,
+    PrecisionOption,
+    RunOption,
+    WorkersOption,
+)
 
 
 def command(
@@ -17,6 +25,7 @@ def command(
     start: Annotated[
         Path | None, typer.Option("--start", metavar="FILE.safetensors", help="Weights to start from, instead of random ones.")
     ] = None,
+    epochs: EpochsOption = None,
     accelerator: AcceleratorOption = "auto",
     devices: DevicesOption = 1,
     precision: PrecisionOption = "32-true",
@@ -39,5 +48,5 @@ def command(
         from edgectl.training.run import train
 
         hardware = Hardware(accelerator, devices, precision, workers)
-        score = train(plan, data, out, hardware, start=start, force=force, progress=say)
+        score = train(plan, data, out, hardware, start=start, epochs=epochs, force=force, progress=say)
     output().print(f"{out}: {score}", soft_wrap=True)

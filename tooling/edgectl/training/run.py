@@ -32,10 +32,11 @@ def train(
     hardware: Hardware,
     *,
     start: Path | None = None,
+    epochs: float | None = None,
     force: bool = False,
     progress: Progress = lambda message, fraction: None,
 ) -> Score:
-    """Trains the recipe's model as `[train]` says, from random weights or those of the file `start`.
+    """Trains the recipe's model as `[train]` says, from random weights or those of the file `start`; `epochs` replaces the recipe's.
 
     The folder `out` gets checkpoints on the way, from which the same call goes on; then weights.safetensors, report.json and
     recipe.toml.
@@ -46,7 +47,7 @@ def train(
     """
     model = recipe.model.model_copy(update={"weights": None})
     plainly = recipe.model_copy(update={"model": model, "prune": [], "quant": [], "calibrate": None})
-    return _run(plainly, recipe.train, start, data, out, hardware, force, progress)
+    return _run(plainly, _long(recipe.train, epochs), start, data, out, hardware, force, progress)
 
 
 def compress(
@@ -55,6 +56,7 @@ def compress(
     out: Path,
     hardware: Hardware,
     *,
+    epochs: float | None = None,
     force: bool = False,
     progress: Progress = lambda message, fraction: None,
 ) -> Score:
@@ -70,7 +72,11 @@ def compress(
         raise UserError(f"{recipe.path} names no `weights` under [model]: train first, then compress what came out.")
     if not recipe.prune and not recipe.quant:
         raise UserError(f"{recipe.path} has neither [[prune]] nor [[quant]] rules, so that there is nothing to compress.")
-    return _run(recipe, recipe.compress_train, None, data, out, hardware, force, progress)
+    return _run(recipe, _long(recipe.compress_train, epochs), None, data, out, hardware, force, progress)
+
+
+def _long(spec: TrainSpec, epochs: float | None) -> TrainSpec:
+    return spec if epochs is None else spec.model_copy(update={"epochs": epochs})
 
 
 def _run(
