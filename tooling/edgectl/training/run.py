@@ -36,9 +36,9 @@ def train(
     force: bool = False,
     progress: Progress = lambda message, fraction: None,
 ) -> Score:
-    """Trains the recipe's model as `[train]` says, from random weights or those of the file `start`; `epochs` replaces the recipe's.
+    """Trains the recipe's model as `[train]` says, from random weights or those of the file `start`.
 
-    The folder `out` gets checkpoints on the way, from which the same call goes on; then weights.safetensors, report.json and
+    `epochs` replaces the recipe's. The folder `out` gets checkpoints on the way, from which the same call goes on; then weights.safetensors, report.json and
     recipe.toml.
 
     Raises:
