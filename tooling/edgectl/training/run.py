@@ -38,8 +38,8 @@ def train(
 ) -> Score:
     """Trains the recipe's model as `[train]` says, from random weights or those of the file `start`.
 
-    `epochs` replaces the recipe's. The folder `out` gets checkpoints on the way, from which the same call goes on; then weights.safetensors, report.json and
-    recipe.toml.
+    The folder `out` gets checkpoints on the way, from which the same call goes on; then weights.safetensors, report.json and
+    recipe.toml. `epochs` replaces the recipe's.
 
     Raises:
         UserError: the recipe, the data, `start` or `out` is wrong, or the loss diverges.
