@@ -14,7 +14,7 @@ import edgectl
 from edgectl.artifact import sha256
 from edgectl.compress.layers import prunable_layers
 from edgectl.compress.pruning import pruning_strategy
-from edgectl.compress.qat import plain, quantisation_strategy
+from edgectl.compress.qat import plain_weights, quantisation_strategy
 from edgectl.compress.strategy import Phases, Strategy
 from edgectl.errors import UserError
 from edgectl.recipe import Recipe, TrainSpec, load_model, load_weights
@@ -111,7 +111,6 @@ def _run(
         training.strategies = _strategies(recipe, model, training.steps)
     score = training.run(examples, hardware.workers, progress)
     if fabric.is_global_zero:
-        weights = plain(training.model)
         report = {
             "version": 1,
             "edgectl": edgectl.__version__,
@@ -124,9 +123,9 @@ def _run(
             "score": asdict(score),
             "history": training.history,
             "facts": {name: value for strategy in training.strategies for name, value in strategy.facts().items()},
-            "layers": _layers(weights),
+            "layers": _layers(training.model),
         }
-        folder.finish(recipe, {name: tensor.cpu() for name, tensor in weights.state_dict().items()}, report)
+        folder.finish(recipe, {name: tensor.cpu() for name, tensor in plain_weights(training.model).items()}, report)
     fabric.barrier()
     return score
 
