@@ -249,9 +249,9 @@ class _Admm(_Pruning):
 class _Reweighted(_Pruning):
     """Reweighted group regularisation, which finds the rates of layers under one budget.
 
-    The loss gets strength sum_l sum_g P_g ||W_g||_F^2. At every refresh P_g <- 1 / (q_g + DEAD), q_g being
-    (||W_g||_F^2 / n_g) / m_l, n_g the weights of a group and m_l the layer's mean square at the start: a group as large as its
-    layer's average was decays as under a weight decay of 2 strength, in a layer of any size; small groups decay faster, to nothing.
+    The loss gets strength sum_l sum_g P_g ||W_g||_F^2. At every refresh P_g <- 1 / (q_g + DEAD), q_g = (||W_g||_F^2 / n_g) / m_l,
+    with n_g the weights of a group and m_l the layer's mean square at the start: a group as large as its layer's average
+    was decays as under a weight decay of 2 strength, in a layer of any size; small groups decay faster, to nothing.
 
     When the search ends, groups are ranked by q_g over all layers: the largest that the budget has room for are kept, and
     one of every layer at least. The rates that follow are given to the layers' schemes.
