@@ -69,6 +69,7 @@ class CodebookWeight(nn.Module):
     ) -> None:
         super().__init__()
         self.weights, self.bits, self.scale = weights, bits, scale
+        self.projects = True  # while it is false the weight passes as it is
         self._sp2_rows = sp2_rows
         self._transposed_groups = transposed_groups
         schemes = row_schemes(self._swap(weight), weights, bits, sp2_rows)
@@ -87,6 +88,10 @@ class CodebookWeight(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The projected weight, as stored."""
+        return self.straight_through(weight) if self.projects else weight
+
+    def straight_through(self, weight: Tensor) -> Tensor:
+        """The projected weight, as stored, with the gradient of the weight itself."""
         projected: Tensor = _StraightThrough.apply(weight, self._swap(self.quantised(weight).weight()))
         return projected
 

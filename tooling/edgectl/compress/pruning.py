@@ -8,16 +8,13 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from edgectl.compress.admm import Admm
 from edgectl.compress.layers import Prunable, as_stored, filters_first, trained_weight
 from edgectl.compress.prune import Rule, apply_masks, choose, find_masks, scheme_config
 from edgectl.compress.schemes import group_index
 from edgectl.compress.strategy import Phases, Strategy
 from edgectl.errors import UserError
 
-RHO_RANGE = 1000
-"""Last over first rho of ADMM."""
-RHO_RISES = 0.6
-"""The fraction of the search in which rho rises; after it, rho stays and the weights settle on their projection."""
 DEAD = 1e-3
 """A group's mean square over its layer's under which the reweighted penalty stops growing."""
 
@@ -98,10 +95,10 @@ class _Pruning:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """See `Strategy`."""
-        if not self._masks and step >= self.phases.search:
-            self._fix()
-        elif not self._masks:
+        if not self._masks:
             self._search(step)
+            if step >= self.phases.search:
+                self._fix()
         apply_masks(self.model, self._masks)
 
     def facts(self) -> dict[str, float]:
@@ -189,67 +186,48 @@ class _Gradual(_Pruning):
 class _Admm(_Pruning):
     """ADMM with projections onto the scheme (Zhang et al., "A systematic DNN weight pruning framework using ADMM", 2018).
 
-    The loss gets sum_l rho/2 ||W_l - Z_l + U_l||^2. At every refresh Z <- Pi(W + U), U <- U + W - Z, Pi keeping what the
-    scheme keeps of its argument at the layer's rate. rho rises geometrically at refreshes, and U, which is the dual over rho,
-    is scaled down with it (Boyd et al., 2011, section 3.4.1). When the search ends the mask is that of Pi(W).
+    Pi keeps what the scheme keeps of its argument at the layer's rate. When the search ends the mask is that of Pi(W).
     """
 
     def __init__(self, model: nn.Module, rules: Sequence[Rule], phases: Phases, rho: float) -> None:
-        self._last_rho = rho
+        self._rho, self._residual = rho, 0.0
         super().__init__(model, rules, phases)
 
     def _begin(self, masks: dict[str, Tensor]) -> None:
-        self._rho, self._residual = self._rho_at(0), 0.0
-        self._z = {path: weight.detach() * masks[path] for path, weight in self.weights().items()}
-        self._u = {path: torch.zeros_like(z) for path, z in self._z.items()}
+        del masks
+        self._admm = Admm(self.weights(), self._project, self._rho, self.phases)
 
-    def _rho_at(self, step: int) -> float:
-        risen = min(1.0, step / (RHO_RISES * self.phases.search)) if self.phases.search else 1.0
-        return float(self._last_rho * RHO_RANGE ** (risen - 1))
+    def _project(self, weights: Mapping[str, Tensor], around: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        masks = find_masks(self.chosen, weights) if around is None else {path: z != 0 for path, z in around.items()}
+        return {path: weight * masks[path] for path, weight in weights.items()}
 
     def _penalty(self, weights: Mapping[str, Tensor]) -> Tensor:
-        squares = [(weight - self._z[path] + self._u[path]).square().sum() for path, weight in weights.items()]
-        return self._rho / 2 * torch.stack(squares).sum()
+        return self._admm.penalty(weights)
 
     def _search(self, step: int) -> None:
-        if step % self.phases.refresh:
-            return
-        sums = {path: weight.detach() + self._u[path] for path, weight in self.weights().items()}
-        masks = find_masks(self.chosen, sums)
-        before, self._rho = self._rho, self._rho_at(step)
-        for path, total in sums.items():
-            self._z[path] = total * masks[path]
-            self._u[path] = (total - self._z[path]) * (before / self._rho)
+        self._admm.update(step, self.weights())
 
     def _fix(self) -> None:
-        self._residual = self._primal_residual()
-        self._z, self._u = {}, {}
+        self._residual = self._admm.residual(self.weights())
         super()._fix()
 
-    @torch.no_grad()
-    def _primal_residual(self) -> float:
-        """||W - Z|| / ||W|| over all layers."""
-        weights = self.weights()
-        apart = sum(float((weight - self._z[path]).double().square().sum()) for path, weight in weights.items())
-        return (apart / max(sum(float(w.double().square().sum()) for w in weights.values()), 1e-300)) ** 0.5
-
     def facts(self) -> dict[str, float]:
-        return {**super().facts(), "admm residual": self._residual if self._masks else self._primal_residual()}
+        residual = self._residual if self._masks else self._admm.residual(self.weights())
+        return {**super().facts(), "admm residual": residual}
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "z": self._z, "u": self._u, "rho": self._rho, "residual": self._residual}
+        return {**super().state_dict(), "admm": self._admm.state_dict(), "residual": self._residual}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        weights = self.weights()
-        self._z, self._u = ({path: t.to(weights[path].device) for path, t in state[name].items()} for name in ("z", "u"))
-        self._rho, self._residual = state["rho"], state["residual"]
+        self._admm.load_state_dict(state["admm"])
+        self._residual = state["residual"]
 
 
 class _Reweighted(_Pruning):
     """Reweighted group regularisation, which finds the rates of layers under one budget.
 
-    The loss gets strength sum_l sum_g P_g ||W_g||_F^2. At every refresh P_g <- 1 / (q_g + DEAD), q_g = (||W_g||_F^2 / n_g) / m_l,
+    The loss gets strength sum_l sum_g P_g ||W_g||_F^2. At every refresh P_g <- 1 / (q_g + DEAD), q_g = ||W_g||_F^2 / n_g / m_l,
     with n_g the weights of a group and m_l the layer's mean square at the start: a group as large as its layer's average
     was decays as under a weight decay of 2 strength, in a layer of any size; small groups decay faster, to nothing.
 
