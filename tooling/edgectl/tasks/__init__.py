@@ -25,6 +25,10 @@ def task_of(model: ModelSpec) -> Task:
         from edgectl.tasks.sr import SuperResolution  # noqa: PLC0415
 
         return SuperResolution(model.input, model.scale)
+    if model.task == "detect2d":
+        from edgectl.tasks.detect2d import Detect2d  # noqa: PLC0415
+
+        return Detect2d(model.input)
     if model.task is None:
         raise UserError('The recipe does not say what its model is for: write `task = "classify"` under [model].')
     raise UserError(f"There is no training for the task {model.task} yet.")
