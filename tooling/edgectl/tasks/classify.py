@@ -123,7 +123,7 @@ def _logits(output: Any, classes: int = 0) -> Tensor:
 
 def _to_tensor(images: np.ndarray) -> Tensor:
     """uint8 [N, H, W, C] -> float32 [N, C, H, W] in [0, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255).contiguous()
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float().div_(255)
 
 
 def _fitted(labelled: Labelled, indices: Sequence[int], height: int, width: int) -> np.ndarray:
@@ -144,9 +144,8 @@ def _padded_crops(images: np.ndarray, padding: int, generator: np.random.Generat
     """Each of uint8 [N, H, W, C] moved by at most `padding` pixels each way, black where nothing is left."""
     count, height, width = images.shape[:3]
     padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    top, left = generator.integers(2 * padding + 1, size=(2, count, 1))
-    rows, columns = top + np.arange(height), left + np.arange(width)
-    return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    corners = generator.integers(2 * padding + 1, size=(count, 2))
+    return np.stack([image[y : y + height, x : x + width] for image, (y, x) in zip(padded, corners, strict=True)])
 
 
 def _random_resized_crop(image: np.ndarray, height: int, width: int, generator: np.random.Generator) -> np.ndarray:
