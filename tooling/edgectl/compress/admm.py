@@ -50,13 +50,13 @@ class Admm:
     @torch.no_grad()
     def update(self, step: int, weights: Weights) -> None:
         """After optimiser step number `step`: Z, U and rho where it is a refresh; W in place where it settles."""
+        begin = RHO_RISES * self._phases.search
         if self._rho >= self._last_rho:
-            begin = RHO_RISES * self._phases.search
             t = min(1.0, (step - begin) / (self._phases.search + 1 - begin))
             self._z = dict(self._project({name: weight.detach() for name, weight in weights.items()}, self._z))
             for name, weight in weights.items():
                 weight.lerp_(self._z[name], 1 - (1 - t**4) ** 2)
-        elif step % self._phases.refresh == 0:
+        elif step % self._phases.refresh == 0 or step >= begin:
             sums = {name: weight.detach() + self._u[name] for name, weight in weights.items()}
             self._z = dict(self._project(sums, None))
             before, self._rho = self._rho, self._rho_at(step)
