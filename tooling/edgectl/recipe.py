@@ -111,8 +111,8 @@ class CompressSpec(_Strict):
     method: Literal["magnitude", "gradual", "admm", "reweighted"] = "admm"
     search: float = Field(default=0.4, ge=0, lt=1)
     refreshes: int = Field(default=12, ge=1)
-    rho: float = Field(default=1e-1, gt=0, allow_inf_nan=False)
-    strength: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    rho: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    strength: float = Field(default=1e-2, gt=0, allow_inf_nan=False)
     keep: float | None = Field(default=None, gt=0, le=1)
     of: Literal["weights", "macs"] = "weights"
     quantise: Literal["ste", "admm"] = "ste"
