@@ -75,9 +75,8 @@ class Classify:
         ranks: list[Tensor] = []
         for start in range(0, count, shape[0]):
             indices = range(start, min(start + shape[0], count))
-            inputs = torch.zeros(shape if fixed else (len(indices), *shape[1:]))
-            inputs[: len(indices)] = _to_tensor(_fitted(labelled, indices, shape[2], shape[3]))
-            logits = _logits(predict(inputs), len(labelled.classes)).detach().float().cpu()[: len(indices)]
+            inputs = _to_tensor(_fitted(labelled, indices, shape[2], shape[3]))
+            logits = _logits(predict(inputs), len(labelled.classes)).detach().float().cpu()
             order = logits.argsort(dim=1, descending=True, stable=True)  # of equal logits the first counts, as in argmax
             labels = torch.from_numpy(labelled.labels[indices.start : indices.stop])
             ranks.append((order == labels[:, None]).int().argmax(dim=1))

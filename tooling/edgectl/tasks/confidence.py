@@ -20,7 +20,7 @@ def wilson(successes: int, count: int) -> tuple[float, float]:
     share, z2 = successes / count, _Z**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = _Z / (1 + z2 / count) * (share * (1 - share) / count + z2 / (4 * count**2)) ** 0.5
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
 
 
 def bootstrap(statistic: Callable[[np.ndarray], float], count: int, resamples: int) -> tuple[float, float]:

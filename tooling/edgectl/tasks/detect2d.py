@@ -78,7 +78,7 @@ class Detect2d:
         found: list[Boxes] = []
         for start in range(0, len(pictures), batch):
             chosen = pictures[start : start + batch]
-            inputs = torch.zeros(batch if fixed else len(chosen), 3, *size)
+            inputs = torch.zeros(len(chosen), 3, *size)
             ratios = []
             for row, picture in zip(inputs, chosen, strict=False):
                 image, ratio = _fitted(picture, size)

@@ -320,10 +320,9 @@ def _upscaled(predict: Predict, image: np.ndarray, scale: int, fixed: Sequence[i
     spans = [(y, x) for y in _spans(whole.shape[2], tall) for x in _spans(whole.shape[3], wide)]
     result = torch.zeros(1, 3, scale * whole.shape[2], scale * whole.shape[3])
     for start in range(0, len(spans), batch):
-        tiles = torch.zeros(tuple(fixed))
-        for tile, (y, x) in zip(tiles, spans[start : start + batch], strict=False):
-            tile.copy_(whole[0, :, y[0] : y[0] + tall, x[0] : x[0] + wide])
-        for tile, (y, x) in zip(_enlarged(predict, tiles, scale), spans[start : start + batch], strict=False):
+        chosen = spans[start : start + batch]
+        tiles = torch.cat([whole[:, :, y[0] : y[0] + tall, x[0] : x[0] + wide] for y, x in chosen])
+        for tile, (y, x) in zip(_enlarged(predict, tiles, scale), chosen, strict=True):
             (top, first, last), (left, begin, end) = ([scale * at for at in span] for span in (y, x))
             result[0, :, first:last, begin:end] = tile[:, first - top : last - top, begin - left : end - left]
     return to_image(result[:, :, : scale * height, : scale * width].numpy())

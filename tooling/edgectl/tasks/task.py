@@ -68,6 +68,7 @@ class Task(Protocol):
         Args:
             predict: float32 inputs [N, C, H, W] -> the model's output; it may be a deployed artifact.
             data: the folder or file of the task's layout.
-            fixed: the only input shape that `predict` takes, as of an artifact; None for any.
+            fixed: [N, C, H, W] where `predict` takes at most N inputs at once, of just this size, as of an artifact; None where
+                it takes any.
             progress: called with a message and the fraction done.
         """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from edgectl.lowering.builder import compress
 from edgectl.recipe import ModelSpec, Recipe, load_model
 from edgectl.runner import Session
 from edgectl.tasks import task_of
-from edgectl.tasks.task import Predict, Progress, Score
+from edgectl.tasks.task import Output, Predict, Progress, Score
 from edgectl.training.loop import score_model
 
 _CHUNK = 1 << 24  # bytes of inputs that a device is given at once
@@ -33,8 +32,9 @@ def score_recipe(recipe: Recipe, data: Path, progress: Progress) -> Score:
         raise UserError(f"{recipe.path} names no `weights` under [model], so that there is nothing to evaluate: train first.")
     example = torch.rand(recipe.model.input, generator=torch.Generator().manual_seed(0))
     model = compress(recipe, load_model(recipe), example, progress)
-    if recipe.quant:  # a graph of one batch size
-        return task.score(_graph(model), data, fixed=recipe.model.input, progress=progress)
+    if recipe.quant:  # a graph of one shape
+        graph = _in_batches(recipe.model.input[0], model)
+        return task.score(graph, data, fixed=recipe.model.input, progress=progress)
     return score_model(model, task, data, progress)
 
 
@@ -54,14 +54,17 @@ def score_artifact(artifact: Artifact, data: Path, device: Device, *, threads: i
     batch, *shape = artifact.manifest.inputs[0].torch_shape
     size = 4 * batch * torch.Size(shape).numel()
     fixed = [batch * max(1, min(256, _CHUNK // size)), *shape]
-    return task.score(_deployed(session, threads), data, fixed=fixed, progress=progress)
+    return task.score(_in_batches(batch, _deployed(session, threads)), data, fixed=fixed, progress=progress)
 
 
-def _graph(model: torch.nn.Module) -> Predict:
-    def predict(inputs: Tensor) -> Tensor | Sequence[Tensor]:
-        with torch.no_grad():
-            output: Tensor | Sequence[Tensor] = model(inputs)
-        return output
+def _in_batches(batch: int, model: Predict) -> Predict:
+    """Takes any number of inputs to a model that takes multiples of `batch`: zeros fill up the last."""
+
+    @torch.no_grad()
+    def predict(inputs: Tensor) -> Output:
+        lack = -len(inputs) % batch
+        output = model(torch.cat([inputs, inputs.new_zeros(lack, *inputs.shape[1:])]))
+        return output[: len(inputs)] if isinstance(output, Tensor) else [each[: len(inputs)] for each in output]
 
     return predict
 
@@ -70,7 +73,7 @@ def _deployed(session: Session, threads: int) -> Predict:
     """Inputs [K*N, ...] -> outputs of the same many, N being the artifact's batch; one start of the runner a call."""
     spec, results = session.artifact.manifest.inputs[0], session.artifact.manifest.outputs
 
-    def predict(inputs: Tensor) -> Tensor | list[Tensor]:
+    def predict(inputs: Tensor) -> Output:
         examples = len(inputs) // spec.torch_shape[0]
         given = spec.from_nchw(inputs.numpy()).reshape(examples, *spec.shape)
         _, answers = session.run([given], want_outputs=True, examples=examples, threads=threads)
