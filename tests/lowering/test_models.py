@@ -38,7 +38,7 @@ def applies(scheme: str, layer: nn.Module) -> bool:
     return {"pattern": kernel == [3, 3], "block_column": kernel == [1, 1], "block_punched": kernel != [1, 1]}.get(scheme, True)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name == "yolov4" else name for name in RECIPES])
 def test_a_model_pruned_by_all_schemes_at_once_agrees_with_pytorch(name, check):
     model, example = load(name)
     kinds = cycle([(scheme, rate) for rate in (2.0, 6.0) for scheme in SCHEMES])

@@ -38,6 +38,7 @@ class Classify:
             raise UserError(f"The model takes an input of shape {list(shape)}, not images [N, 1 or 3, H, W].")
         self.shape = tuple(shape)
         self._classes = 0
+        self._test: tuple[Path, Labelled] | None = None  # a run scores several times
 
     def examples(self, data: Path, progress: Progress) -> LabelledExamples:
         """The images of `train`. `Examples.batch` gives targets int64 [N].
@@ -70,7 +71,9 @@ class Classify:
             UserError: as `read_labelled`, or the model has not as many outputs as there are classes.
         """
         shape = tuple(fixed or (_BATCH, *self.shape[1:]))
-        labelled = read_labelled(data, "test", shape[1], progress)
+        if self._test is None or self._test[0] != data:
+            self._test = (data, read_labelled(data, "test", shape[1], progress))
+        labelled = self._test[1]
         count = len(labelled.labels)
         ranks: list[Tensor] = []
         for start in range(0, count, shape[0]):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import re
 import struct
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +26,7 @@ SMALL = 64
 _IDX = {"train": "train", "test": "t10k"}
 _IMAGES_MAGIC, _LABELS_MAGIC = 0x803, 0x801
 _MOST_BYTES = 1 << 32
+_AT_ONCE = 1000  # images that are decoded between two reports of progress
 Split = Literal["train", "test"]
 
 
@@ -97,13 +100,14 @@ def _decoded(decode: Callable[[int], np.ndarray], count: int, message: str, prog
     if max(first.shape[:2]) > SMALL:
         return None
     images = np.empty((count, *first.shape), np.uint8)
-    for index in range(count):
-        image = decode(index)
-        if image.shape != first.shape:
-            return None
-        images[index] = image
-        if index % 500 == 0 or index == count - 1:
-            progress(message, (index + 1) / count)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, count, _AT_ONCE):
+            some = range(start, min(start + _AT_ONCE, count))
+            for index, image in zip(some, pool.map(decode, some), strict=True):
+                if image.shape != first.shape:
+                    return None
+                images[index] = image
+            progress(message, some.stop / count)
     return images
 
 
