@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from edgectl.device import Device
+from edgectl.recipe import Recipe
 
 from .conftest import Edgectl
 from .test_cli_mistakes import assert_one_sentence
@@ -187,6 +188,15 @@ def test_an_interrupted_run_ends_with_130_and_a_whole_checkpoint(home: Path, tmp
     assert 0 < step < 72
 
 
+def test_a_recipe_is_changed_as_the_prompt_says(home: Path) -> None:
+    changes = ["train.epochs=0.5", "prune.rate=8", "prune.scheme=filter", 'compress.method="gradual"', "compress.train.batch=4"]
+    recipe = Recipe.load(home / "small.toml", changes)
+    assert recipe.train.epochs == 0.5
+    assert [(rule.rate, rule.scheme) for rule in recipe.prune] == [(8, "filter")]
+    assert recipe.compress.method == "gradual"
+    assert (recipe.compress_train.batch, recipe.compress_train.rate) == (4, 0.02)
+
+
 @pytest.mark.slow
 def test_two_processes_train_one_model(home: Path, tmp_path: Path) -> None:
     run(home, "train", "dense.toml", "--data", "data", "--out", str(tmp_path / "two"), "--devices", "2")
@@ -209,6 +219,9 @@ def test_mistakes_are_one_sentence_and_leave_checkpoints_alone(edgectl: Edgectl,
         "budget": ("compress", home / "budget.toml", "--data", home / "data", "--out", tmp_path / "a"),
         "lower `rate`": ("train", home / "hot.toml", "--data", home / "data", "--out", tmp_path / "hot"),
         "task": ("train", home / "aimless.toml", "--data", home / "data", "--out", tmp_path / "a"),
+        "`train.epoch`": ("train", home / "dense.toml", "--data", "x", "--out", tmp_path / "a", "--set", "train.epoch=3"),
+        "is no change": ("train", home / "dense.toml", "--data", "x", "--out", tmp_path / "a", "--set", "train.epochs"),
+        "changes nothing": ("train", home / "dense.toml", "--data", "x", "--out", tmp_path / "a", "--set", "model.task.x=1"),
     }
     small = (home / "small.toml").read_text()
     other.write_text(RECIPE.replace("0.05", "0.06"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
@@ -169,11 +170,15 @@ class Recipe(_Strict):
         return self._path
 
     @classmethod
-    def load(cls, path: Path | str) -> Recipe:
+    def load(cls, path: Path | str, changes: Sequence[str] = ()) -> Recipe:
         """Reads and checks a recipe.
 
+        `changes` replace or add values, such as `train.epochs=6` or `compress.method="gradual"`; `prune.rate=8` is for every
+        rule there is. A value that is no TOML is a string.
+
         Raises:
-            UserError: the file is missing or not TOML, or a key, scheme, rate or shape is not one that edgectl knows.
+            UserError: the file is missing or not TOML, a change is not `key=value`, or a key, scheme, rate or shape is not one
+                that edgectl knows.
         """
         path = Path(path)
         try:
@@ -184,6 +189,8 @@ class Recipe(_Strict):
             raise UserError(f"{path} cannot be read: {error}.") from error
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"{path} is not valid TOML: {error}.") from error
+        for change in changes:
+            _change(raw, change)
         try:
             recipe = cls.model_validate(raw)
         except ValidationError as error:
@@ -199,6 +206,26 @@ class Recipe(_Strict):
     def beside(self, name: str) -> Path:
         """The path of a file that the recipe names."""
         return self._path.parent / name
+
+
+def _change(raw: dict[str, Any], change: str) -> None:
+    """Sets one value of a recipe as TOML gives it; raises UserError where `change` does not say which and what."""
+    name, equals, text = change.partition("=")
+    *tables, key = name.strip().split(".")
+    if not equals or not all((*tables, key)):
+        raise UserError(f"{change!r} is no change of a recipe: write it as `train.epochs=6`.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    places = [raw]
+    for table in tables:
+        inner = [place.setdefault(table, {}) for place in places]
+        places = [each for place in inner for each in (place if isinstance(place, list) else [place])]
+        if not places or not all(isinstance(place, dict) for place in places):
+            raise UserError(f"{change!r} changes nothing: the recipe has no table or rule `{table}`.")
+    for place in places:
+        place[key] = value
 
 
 def as_format(name: str) -> Format:

@@ -11,9 +11,9 @@ from edgectl.cli.options import (
     AcceleratorOption,
     DataOption,
     DevicesOption,
-    EpochsOption,
     PrecisionOption,
     RunOption,
+    SetOption,
     WorkersOption,
 )
 
@@ -24,7 +24,7 @@ def command(
     ],
     data: DataOption,
     out: RunOption,
-    epochs: EpochsOption = None,
+    changes: SetOption = None,
     accelerator: AcceleratorOption = "auto",
     devices: DevicesOption = 1,
     precision: PrecisionOption = "32-true",
@@ -42,16 +42,14 @@ def command(
     from edgectl.cli.console import count, output, progress, table
     from edgectl.recipe import Recipe
 
-    plan = Recipe.load(recipe)
+    plan = Recipe.load(recipe, changes or ())
     with progress() as say:
         say("starting PyTorch", None)
         from edgectl.training.folder import REPORT
         from edgectl.training.loop import Hardware
         from edgectl.training.run import compress
 
-        score = compress(
-            plan, data, out, Hardware(accelerator, devices, precision, workers), epochs=epochs, force=force, progress=say
-        )
+        score = compress(plan, data, out, Hardware(accelerator, devices, precision, workers), force=force, progress=say)
     report = json.loads((out / REPORT).read_text(encoding="utf-8"))
     layers = table("layer", ">weights", ">non-zeros", ">rate")
     for layer in report["layers"]:

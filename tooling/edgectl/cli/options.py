@@ -26,8 +26,9 @@ DataOption = Annotated[
     typer.Option("--data", metavar="DATA", help="Folder or .zip in the task's layout (README.md, section 7)."),
 ]
 RunOption = Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="The folder of the run, made or gone on with.")]
-EpochsOption = Annotated[
-    float | None, typer.Option("--epochs", min=0.001, metavar="N", help="Train so long, not as long as the recipe says.")
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: `train.epochs=6`, `prune.rate=8` (every rule)."),
 ]
 AcceleratorOption = Annotated[str, typer.Option("--accelerator", metavar="auto|cpu|gpu", help="What to train on.")]
 DevicesOption = Annotated[int, typer.Option("--devices", min=1, help="How many GPUs, or processes on the CPU.")]

@@ -11,9 +11,9 @@ from edgectl.cli.options import (
     AcceleratorOption,
     DataOption,
     DevicesOption,
-    EpochsOption,
     PrecisionOption,
     RunOption,
+    SetOption,
     WorkersOption,
 )
 
@@ -25,7 +25,7 @@ def command(
     start: Annotated[
         Path | None, typer.Option("--start", metavar="FILE.safetensors", help="Weights to start from, instead of random ones.")
     ] = None,
-    epochs: EpochsOption = None,
+    changes: SetOption = None,
     accelerator: AcceleratorOption = "auto",
     devices: DevicesOption = 1,
     precision: PrecisionOption = "32-true",
@@ -41,12 +41,12 @@ def command(
     from edgectl.cli.console import output, progress
     from edgectl.recipe import Recipe
 
-    plan = Recipe.load(recipe)
+    plan = Recipe.load(recipe, changes or ())
     with progress() as say:
         say("starting PyTorch", None)
         from edgectl.training.loop import Hardware
         from edgectl.training.run import train
 
         hardware = Hardware(accelerator, devices, precision, workers)
-        score = train(plan, data, out, hardware, start=start, epochs=epochs, force=force, progress=say)
+        score = train(plan, data, out, hardware, start=start, force=force, progress=say)
     output().print(f"{out}: {score}", soft_wrap=True)

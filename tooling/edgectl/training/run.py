@@ -32,14 +32,13 @@ def train(
     hardware: Hardware,
     *,
     start: Path | None = None,
-    epochs: float | None = None,
     force: bool = False,
     progress: Progress = lambda message, fraction: None,
 ) -> Score:
     """Trains the recipe's model as `[train]` says, from random weights or those of the file `start`.
 
     The folder `out` gets checkpoints on the way, from which the same call goes on; then weights.safetensors, report.json and
-    recipe.toml. `epochs` replaces the recipe's.
+    recipe.toml.
 
     Raises:
         UserError: the recipe, the data, `start` or `out` is wrong, or the loss diverges.
@@ -47,7 +46,7 @@ def train(
     """
     model = recipe.model.model_copy(update={"weights": None})
     plainly = recipe.model_copy(update={"model": model, "prune": [], "quant": [], "calibrate": None})
-    return _run(plainly, _long(recipe.train, epochs), start, data, out, hardware, force, progress)
+    return _run(plainly, recipe.train, start, data, out, hardware, force, progress)
 
 
 def compress(
@@ -56,7 +55,6 @@ def compress(
     out: Path,
     hardware: Hardware,
     *,
-    epochs: float | None = None,
     force: bool = False,
     progress: Progress = lambda message, fraction: None,
 ) -> Score:
@@ -72,11 +70,7 @@ def compress(
         raise UserError(f"{recipe.path} names no `weights` under [model]: train first, then compress what came out.")
     if not recipe.prune and not recipe.quant:
         raise UserError(f"{recipe.path} has neither [[prune]] nor [[quant]] rules, so that there is nothing to compress.")
-    return _run(recipe, _long(recipe.compress_train, epochs), None, data, out, hardware, force, progress)
-
-
-def _long(spec: TrainSpec, epochs: float | None) -> TrainSpec:
-    return spec if epochs is None else spec.model_copy(update={"epochs": epochs})
+    return _run(recipe, recipe.compress_train, None, data, out, hardware, force, progress)
 
 
 def _run(
