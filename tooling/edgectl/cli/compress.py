@@ -20,7 +20,8 @@ from edgectl.cli.options import (
 
 def command(
     recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE", help="A TOML file with weights, [[prune]] or [[quant]] rules, and [compress].")
+        Path,
+        typer.Argument(metavar="RECIPE", help="A TOML file with weights and rules to prune or quantise; `compress` says how."),
     ],
     data: DataOption,
     out: RunOption,
@@ -31,7 +32,7 @@ def command(
     workers: WorkersOption = 1,
     force: Annotated[bool, typer.Option("--force", help="Delete another run that is in RUN.")] = False,
 ) -> None:
-    """Prune and quantise trained weights while training on, as [compress] in RECIPE says. Killed, the same command goes on.
+    """Prune and quantise trained weights while training on, as `compress` in RECIPE says. Killed, the same command goes on.
 
     RUN gets weights.safetensors with the zeros and levels, and a recipe.toml that `edgectl build` takes.
 

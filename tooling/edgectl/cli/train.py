@@ -19,7 +19,7 @@ from edgectl.cli.options import (
 
 
 def command(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file with a task under [model], and [train].")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file whose `model` has a task; `train` says how.")],
     data: DataOption,
     out: RunOption,
     start: Annotated[
@@ -32,7 +32,7 @@ def command(
     workers: WorkersOption = 1,
     force: Annotated[bool, typer.Option("--force", help="Delete another run that is in RUN.")] = False,
 ) -> None:
-    """Train a model as [train] in RECIPE says. Killed, the same command goes on.
+    """Train a model as `train` in RECIPE says. Killed, the same command goes on.
 
     RUN gets weights.safetensors, a recipe.toml that builds from them, report.json, and TensorBoard's logs.
 
