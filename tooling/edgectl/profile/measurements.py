@@ -1,0 +1,139 @@
+"""What layers took on devices: the table of measurements that latency models are fitted on, in the history's file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from edgectl.profile.history import History
+from edgectl.profile.points import Point
+from edgectl.profile.report import Clock
+
+_KEPT = 5
+_SETTLED = 1.05
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how something was measured. What was measured in different settings is never mixed."""
+
+    device: str
+    clock: Clock
+    threads: int
+    isa: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one layer of a network took, or the whole network.
+
+    Attributes:
+        network: its name; layers of one network ran one after the other.
+        position: of the layer in the order of execution; -1 of the whole network, measured without a profiler.
+        point: the layer; None of the whole network.
+        lowest: the lowest times of all its runs, rising, in ns of the clock.
+        settled: whether the lowest ones agree, see `agree`.
+    """
+
+    setting: Setting
+    network: str
+    position: int
+    point: Point | None
+    lowest: tuple[int, ...]
+    runs: int
+    rounds: int
+    settled: bool
+
+    @property
+    def ns(self) -> int:
+        """The least time of all runs: what other work on a device does to a run only adds."""
+        return self.lowest[0]
+
+
+def agree(lowest: Sequence[int]) -> bool:
+    """The third lowest time is within 5 % of the lowest, which is then no accident (instruction counts: of any number)."""
+    return lowest[min(2, len(lowest) - 1)] <= _SETTLED * lowest[0]
+
+
+class Measurements:
+    """The measurements in a history. A round is written at once, so that a kill loses at most the round in flight."""
+
+    def __init__(self, history: History | None = None) -> None:
+        self.history = history or History()
+
+    def add(
+        self, setting: Setting, network: str, total: Sequence[int], layers: Sequence[tuple[Point, Sequence[int]]]
+    ) -> list[Measured]:
+        """Adds a round of a network: the times of its undisturbed runs, and those of its layers in execution order.
+
+        Returns what is now known of the network.
+
+        Raises:
+            ToolError: the file cannot be written.
+            UserError: the file is not a history, or a newer edgectl's.
+        """
+        key = (setting.device, setting.clock, setting.threads, setting.isa, network)
+        series: list[tuple[int, Point | None, Sequence[int]]] = [(-1, None, total)]
+        series += [(position, point, times) for position, (point, times) in enumerate(layers)]
+        known = []
+        with self.history.transaction() as db:
+            for position, point, times in series:
+                before = db.execute(f"SELECT * FROM measurement WHERE {_KEY} AND position = ?", (*key, position)).fetchone()
+                former = _measured(before) if before else Measured(setting, network, position, point, (), 0, 0, False)
+                lowest = tuple(sorted([*former.lowest, *times])[:_KEPT])
+                now = Measured(
+                    setting, network, position, point, lowest, former.runs + len(times), former.rounds + 1, agree(lowest)
+                )
+                text = point.model_dump_json(exclude_defaults=True) if point else None
+                db.execute(
+                    "INSERT OR REPLACE INTO measurement VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (*key, position, text, json.dumps(lowest), now.runs, now.rounds, int(now.settled), _now()),
+                )
+                known.append(now)
+        return known
+
+    def read(self, *, device: str | None = None, clock: str | None = None, threads: int | None = None) -> list[Measured]:
+        """All measurements, or those of a device, a clock, a number of threads; by network, then in execution order.
+
+        Raises:
+            ToolError: the file cannot be read.
+            UserError: the file is not a history, or a newer edgectl's.
+        """
+        if not self.history.path.exists():
+            return []
+        asked = {"device_name": device, "clock": clock, "threads": threads}
+        where = " AND ".join(f"(:{name} IS NULL OR {name} = :{name})" for name in asked)
+        with self.history.transaction() as db:
+            rows = db.execute(f"SELECT * FROM measurement WHERE {where} ORDER BY network, position", asked)
+            return [_measured(row) for row in rows.fetchall()]
+
+
+_KEY = "device_name = ? AND clock = ? AND threads = ? AND isa = ? AND network = ?"
+
+
+def networks(rows: Sequence[Measured]) -> dict[str, list[Measured]]:
+    """The rows of each network, the whole first, then its layers in execution order."""
+    found: dict[str, list[Measured]] = {}
+    for row in rows:
+        found.setdefault(row.network, []).append(row)
+    return found
+
+
+def _measured(row: Mapping[str, object]) -> Measured:
+    clock: Clock = "wall" if row["clock"] == "wall" else "emulated-instructions"
+    return Measured(
+        Setting(str(row["device_name"]), clock, int(str(row["threads"])), str(row["isa"])),
+        str(row["network"]),
+        int(str(row["position"])),
+        None if row["point"] is None else Point.model_validate_json(str(row["point"])),
+        tuple(json.loads(str(row["lowest"]))),
+        int(str(row["runs"])),
+        int(str(row["rounds"])),
+        bool(row["settled"]),
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
