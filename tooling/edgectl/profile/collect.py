@@ -13,17 +13,18 @@ from edgectl.device import Device
 from edgectl.errors import ToolError
 from edgectl.lowering import build
 from edgectl.profile import etdump, litert
-from edgectl.profile.measurements import Measured, Measurements, Setting, networks
+from edgectl.profile.measurements import WHOLE, Measured, Measurements, Setting, layers_in, networks
 from edgectl.profile.points import Point, points_of
 from edgectl.profile.report import Clock
 from edgectl.profile.space import Network
 from edgectl.runner import Progress, Session, remote_folder
 
-ROUNDS: dict[Clock, tuple[int, int]] = {"wall": (4, 16), "emulated-instructions": (1, 1)}
+ROUNDS: dict[Clock, tuple[int, int]] = {"wall": (4, 24), "emulated-instructions": (1, 1)}
 """Rounds that every network gets, and that one whose lowest times do not agree yet gets at most."""
 _ROUND_NS = 250_000_000
 _RUNS = {"wall": (3, 30), "emulated-instructions": (1, 1)}
 _BATCH = 8
+_WHOLE_OVER_PARTS = 1.08
 
 
 @dataclass
@@ -55,8 +56,8 @@ def collect(
 
     Networks measured before, in the same setting, count and are left alone. Eight at a time are built and pushed; then they
     take turns, a round each, of a quarter of a second of undisturbed runs and as many with the profiler on. Every network has
-    four rounds (one where instructions are counted), and more, sixteen at most, until the lowest times of its layers and of
-    the whole agree (`measurements.agree`). Every round is written before the next, and each network is done when its last is.
+    four rounds (one where instructions are counted), and more, 24 at most, until the lowest times of its layers agree
+    (`measurements.agree`) and add up to that of the whole. Every round is written before the next.
 
     Args:
         shown: called with what is known of a network, whenever it is done.
@@ -67,7 +68,7 @@ def collect(
     """
     say: Progress = progress or (lambda message, fraction: None)
     clock = cast(Clock, device.describe().require_latency_clock())
-    former = networks([row for row in store.read(device=device.name, clock=clock, threads=threads) if row.network])
+    former = networks(store.read(device=device.name, clock=clock, threads=threads))
     done, coming = 0, iter(drawn)
     while count is None or done < count:
         batch: list[Network] = []
@@ -75,8 +76,8 @@ def collect(
         for network in coming:
             known = former.get(network.name, [])
             if known and _is_done(known):
-                done += len(known) - 1
-                planned += len(known) - 1
+                done += layers_in(known)
+                planned += layers_in(known)
             else:
                 batch.append(network)
                 planned += _layers(network)
@@ -118,13 +119,13 @@ def _measure(
                     one.known = _round(one, store, device, clock, threads, Path(folder))
                 for one in waiting:
                     if _is_done(one.known):
-                        layers += len(one.known) - 1
+                        layers += layers_in(one.known)
                         shown(one.known)
                 waiting = [one for one in waiting if not _is_done(one.known)]
                 if not waiting:
                     return layers
         except ToolError as error:
-            kept = sum(len(rows) - 1 for rows in networks(store.read(device=device.name, threads=threads)).values())
+            kept = layers_in(store.read(device=device.name, threads=threads))
             detail = error.detail or "it gave no reason"
             more = f"the measurements of {kept} layers are kept, and the same command goes on from there"
             raise ToolError(error.step, f"{detail.rstrip('.')}; {more}") from error
@@ -145,14 +146,23 @@ def _round(one: _Open, store: Measurements, device: Device, clock: Clock, thread
     one.session.run(warmup=1, runs=one.runs, threads=threads, profile=profile)
     events = etdump.read(profile) if one.session.artifact.manifest.format == "pte" else litert.read(profile)
     layers = [(point, events[name][-one.runs :]) for name, point in one.points.items() if events.get(name)]
+    inside = zip(*(times[-one.runs :] for times in events.values()), strict=True)
+    rest = [max(0, total - sum(times)) for total, times in zip(events.totals[-one.runs :], inside, strict=True)]
     setting = Setting(device.name, clock, threads, plain.isa)
-    return store.add(setting, one.network.name, plain.runs_ns, layers)
+    return store.add(setting, one.network.name, plain.runs_ns, rest, layers)
 
 
 def _is_done(known: Sequence[Measured]) -> bool:
     fewest, most = ROUNDS[known[0].setting.clock]
     rounds = known[0].rounds
-    return rounds >= most or (rounds >= fewest and all(row.settled for row in known))
+    return rounds >= most or (rounds >= fewest and _is_settled(known))
+
+
+def _is_settled(known: Sequence[Measured]) -> bool:
+    """The lowest times agree, and the whole took no longer than its parts: it has met a quiet moment as long as itself."""
+    parts = sum(row.ns for row in known if row.position != WHOLE)
+    whole = next(row.ns for row in known if row.position == WHOLE)
+    return whole <= _WHOLE_OVER_PARTS * parts and all(row.settled for row in known if row.point is not None)
 
 
 def _layers(network: Network) -> int:

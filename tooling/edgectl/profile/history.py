@@ -1,4 +1,4 @@
-"""The history: every LatencyReport ever taken (and edgectl.profile.measurements), in one SQLite file that many processes may write at once."""
+"""The history: every LatencyReport ever taken, and measurements, in one SQLite file that many processes may write at once."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -11,6 +11,8 @@ from edgectl.profile.history import History
 from edgectl.profile.points import Point
 from edgectl.profile.report import Clock
 
+WHOLE, REST = -1, -2
+"""Positions of what is no layer: the whole network, and what of it is outside of its layers."""
 _KEPT = 5
 _SETTLED = 1.05
 
@@ -27,12 +29,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one layer of a network took, or the whole network.
+    """What one layer of a network took, or the whole network, or the rest.
 
     Attributes:
         network: its name; layers of one network ran one after the other.
-        position: of the layer in the order of execution; -1 of the whole network, measured without a profiler.
-        point: the layer; None of the whole network.
+        position: of the layer in the order of execution. `WHOLE`: the network, measured without a profiler; `REST`: what its
+            runs with the profiler took beyond their layers.
+        point: the layer; None of the other two.
         lowest: the lowest times of all its runs, rising, in ns of the clock.
         settled: whether the lowest ones agree, see `agree`.
     """
@@ -64,9 +67,14 @@ class Measurements:
         self.history = history or History()
 
     def add(
-        self, setting: Setting, network: str, total: Sequence[int], layers: Sequence[tuple[Point, Sequence[int]]]
+        self,
+        setting: Setting,
+        network: str,
+        whole: Sequence[int],
+        rest: Sequence[int],
+        layers: Sequence[tuple[Point, Sequence[int]]],
     ) -> list[Measured]:
-        """Adds a round of a network: the times of its undisturbed runs, and those of its layers in execution order.
+        """Adds a round of a network: the times of its undisturbed runs, of the rest, and of its layers as they are executed.
 
         Returns what is now known of the network.
 
@@ -75,7 +83,7 @@ class Measurements:
             UserError: the file is not a history, or a newer edgectl's.
         """
         key = (setting.device, setting.clock, setting.threads, setting.isa, network)
-        series: list[tuple[int, Point | None, Sequence[int]]] = [(-1, None, total)]
+        series: list[tuple[int, Point | None, Sequence[int]]] = [(REST, None, rest), (WHOLE, None, whole)]
         series += [(position, point, times) for position, (point, times) in enumerate(layers)]
         known = []
         with self.history.transaction() as db:
@@ -113,8 +121,13 @@ class Measurements:
 _KEY = "device_name = ? AND clock = ? AND threads = ? AND isa = ? AND network = ?"
 
 
-def networks(rows: Sequence[Measured]) -> dict[str, list[Measured]]:
-    """The rows of each network, the whole first, then its layers in execution order."""
+def layers_in(rows: Iterable[Measured]) -> int:
+    """How many of the rows are layers."""
+    return sum(row.point is not None for row in rows)
+
+
+def networks(rows: Iterable[Measured]) -> dict[str, list[Measured]]:
+    """The rows of each network: the rest, the whole, then its layers in execution order."""
     found: dict[str, list[Measured]] = {}
     for row in rows:
         found.setdefault(row.network, []).append(row)

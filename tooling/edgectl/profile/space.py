@@ -135,6 +135,16 @@ class Network:
     module: nn.Module | None = None
 
 
+def of_recipe(path: Path) -> Network:
+    """A recipe's network, under a name that changes with its file.
+
+    Raises:
+        UserError: the recipe is wrong.
+    """
+    recipe = Recipe.load(path)
+    return Network(f"recipe {path.stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}", recipe)
+
+
 SPACES = {
     space.name: space
     for space in (
@@ -308,7 +318,7 @@ class _Draw:
             if not isinstance(layer, nn.Conv2d) or layer.groups > 1 or path in ("body.0.0", "skip"):
                 continue
             fitting = [scheme for scheme in space.schemes if _fits(scheme, layer)]
-            scheme = chance.choice(fitting or ["none"])
+            scheme = chance.choice(fitting) if fitting else "none"
             if scheme == "none" or layer.weight.numel() < _FEWEST_WEIGHTS:
                 continue
             low, high = (math.log(rate) for rate in space.rates)
