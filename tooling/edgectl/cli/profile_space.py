@@ -31,6 +31,10 @@ def command(
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the layers that are drawn.")] = 0,
     threads: ThreadsOption = 1,
+    rounds: Annotated[
+        int,
+        typer.Option(min=1, help="Of runs that a network gets at most, until its least times agree: more on a busy device."),
+    ] = 12,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the layers of a search's space on a device, and fit the model that predicts the time of others from them.
@@ -50,9 +54,9 @@ def command(
     recipes = [of_recipe(path) for path in recipe or []]
     checked = list(islice(SPACES["wdsr"].networks(seed), networks))
     with progress() as say:
-        collect(chosen.networks(seed), target, store, count=count, threads=threads, progress=say)
-        collect(recipes, target, store, threads=threads, progress=say)
-        collect(checked, target, store, threads=threads, progress=say)
+        collect(chosen.networks(seed), target, store, count=count, threads=threads, rounds=rounds, progress=say)
+        collect(recipes, target, store, threads=threads, rounds=rounds, progress=say)
+        collect(checked, target, store, threads=threads, rounds=rounds, progress=say)
         say("fitting", None)
         clock = target.describe().require_latency_clock()
         without = {network.name for network in checked}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -19,8 +19,8 @@ from edgectl.profile.report import Clock
 from edgectl.profile.space import Network
 from edgectl.runner import Progress, Session, remote_folder
 
-ROUNDS: dict[Clock, tuple[int, int]] = {"wall": (4, 24), "emulated-instructions": (1, 1)}
-"""Rounds that every network gets, and that one whose lowest times do not agree yet gets at most."""
+FEWEST_ROUNDS: dict[Clock, int] = {"wall": 4, "emulated-instructions": 1}
+MOST_ROUNDS = 12
 _ROUND_NS = 250_000_000
 _RUNS = {"wall": (3, 30), "emulated-instructions": (1, 1)}
 _BATCH = 8
@@ -49,18 +49,15 @@ def collect(
     *,
     count: int | None = None,
     threads: int = 1,
+    rounds: int = MOST_ROUNDS,
     progress: Progress | None = None,
-    shown: Callable[[list[Measured]], None] = lambda rows: None,
 ) -> int:
     """Measures networks in their order until `count` layers of them are measured, or all; returns how many layers are.
 
     Networks measured before, in the same setting, count and are left alone. Eight at a time are built and pushed; then they
     take turns, a round each, of a quarter of a second of undisturbed runs and as many with the profiler on. Every network has
-    four rounds (one where instructions are counted), and more, 24 at most, until the lowest times of its layers agree
-    (`measurements.agree`) and add up to that of the whole. Every round is written before the next.
-
-    Args:
-        shown: called with what is known of a network, whenever it is done.
+    four rounds, and more until the lowest times of its layers agree (`measurements.agree`) and add up to that of the whole, but
+    at most `rounds`; one where instructions are counted. Every round is written before the next.
 
     Raises:
         UserError: the device's clock says nothing about latency.
@@ -75,7 +72,7 @@ def collect(
         planned = done
         for network in coming:
             known = former.get(network.name, [])
-            if known and _is_done(known):
+            if known and _is_done(known, rounds):
                 done += layers_in(known)
                 planned += layers_in(known)
             else:
@@ -85,7 +82,7 @@ def collect(
                 break
         if not batch:
             break
-        done += _measure(batch, device, store, clock, threads, former, say, shown, (done, count))
+        done += _measure(batch, device, store, clock, threads, former, rounds, say, (done, count))
     return done
 
 
@@ -96,8 +93,8 @@ def _measure(
     clock: Clock,
     threads: int,
     former: dict[str, list[Measured]],
+    rounds: int,
     say: Progress,
-    shown: Callable[[list[Measured]], None],
     reached: tuple[int, int | None],
 ) -> int:
     """Measures a batch; returns how many layers it has."""
@@ -117,11 +114,8 @@ def _measure(
                     fraction = min(1.0, (done + layers) / count) if count else None
                     say(f"measuring {one.network.name} on {device.name}: round {number}", fraction)
                     one.known = _round(one, store, device, clock, threads, Path(folder))
-                for one in waiting:
-                    if _is_done(one.known):
-                        layers += layers_in(one.known)
-                        shown(one.known)
-                waiting = [one for one in waiting if not _is_done(one.known)]
+                layers += sum(layers_in(one.known) for one in waiting if _is_done(one.known, rounds))
+                waiting = [one for one in waiting if not _is_done(one.known, rounds)]
                 if not waiting:
                     return layers
         except ToolError as error:
@@ -152,10 +146,10 @@ def _round(one: _Open, store: Measurements, device: Device, clock: Clock, thread
     return store.add(setting, one.network.name, plain.runs_ns, rest, layers)
 
 
-def _is_done(known: Sequence[Measured]) -> bool:
-    fewest, most = ROUNDS[known[0].setting.clock]
-    rounds = known[0].rounds
-    return rounds >= most or (rounds >= fewest and _is_settled(known))
+def _is_done(known: Sequence[Measured], most: int) -> bool:
+    clock, rounds = known[0].setting.clock, known[0].rounds
+    enough = rounds >= FEWEST_ROUNDS[clock] and (clock != "wall" or _is_settled(known))
+    return enough or rounds >= most
 
 
 def _is_settled(known: Sequence[Measured]) -> bool:

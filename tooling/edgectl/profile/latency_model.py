@@ -27,9 +27,12 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from edgectl.errors import UserError
+from edgectl.lowering.pack import expect
+from edgectl.lowering.winograd import DIRECT, fastest
 from edgectl.profile.measurements import REST, WHOLE, Measured, Measurements
 from edgectl.profile.points import Point
 from edgectl.profile.report import Clock
+from edgectl.recipe import Cpu
 
 Array = npt.NDArray[np.float64]
 Regressor = Literal["trees", "perceptrons"]
@@ -40,6 +43,7 @@ _FOLDS = 5
 _MEMBERS_HELD_OUT = 3
 _UNSETTLED = 0.25  # the weight of a time that may be too long
 _SCHEMES = ("dense", "filter", "pattern", "block_punched", "block_column", "unstructured")
+_CPU: Cpu = "arm64"  # which recipes pack for by default
 _KINDS = ("conv", "dwconv", "deconv", "linear")
 
 
@@ -214,12 +218,28 @@ def _kind(point: Point) -> str:
     return f"{point.op}{size}{sparse}{' int8' if point.bits < 32 else ''}"
 
 
+def _direct(point: Point) -> float:
+    """Multiply-adds at the peak that a layer is expected to cost as entries of blocks (edgectl.lowering.pack)."""
+    if point.op not in ("conv", "linear"):
+        return point.effective_macs
+    taps = point.weights // point.filters
+    return point.uses * expect(point.filters, taps, point.nonzeros / point.weights, point.scheme, _CPU)
+
+
+def _winograd(point: Point) -> float | None:
+    """What it would cost by Winograd's algorithm, in the same unit; None where that does not suit it."""
+    if point.op != "conv" or point.kernel != (3, 3) or point.stride > 1 or point.groups > 1 or point.bits < 32:
+        return None
+    return fastest(point.filters, point.channels, 1, point.out_height, point.out_width)[1] / DIRECT
+
+
 def _work(point: Point) -> list[float]:
-    """What a layer must do: effective multiply-adds, elements read and written, weights, and being started."""
+    """What a layer must do: multiply-adds, elements read and written, weights, and being started."""
     elements_in = point.channels * point.height * point.width
     elements_out = point.filters * point.out_height * point.out_width
     residual = elements_out if point.residual else 0
-    return [point.effective_macs, elements_in, elements_out, residual, point.nonzeros, 1000.0]
+    macs = min(_direct(point), _winograd(point) or math.inf)
+    return [macs, elements_in, elements_out, residual, point.nonzeros, 1000.0]
 
 
 @dataclass
@@ -254,15 +274,21 @@ def _features(points: Sequence[Point], threads: Sequence[int], base: Array) -> A
     for point, count, log_base in zip(points, threads, base, strict=True):
         pixels = point.out_height * point.out_width
         elements_in, elements_out = point.channels * point.height * point.width, point.filters * pixels
+        row_in, row_out = point.channels * point.width, point.filters * point.out_width
+        direct, winograd = _direct(point), _winograd(point)
         sizes = [point.channels, point.filters, point.out_width, point.out_height, pixels, elements_in, elements_out]
-        sizes += [point.nonzeros, point.weights, point.macs, point.effective_macs, math.prod(point.kernel), count]
+        sizes += [row_in, row_out, row_in * point.kernel[0] + row_out, direct, math.prod(point.kernel), count]
+        sizes += [point.nonzeros, point.weights, point.macs, point.effective_macs]
         logs = [math.log1p(size) for size in sizes]
         ratios = [
             math.log(point.rate),
             log_base,
             log_base - math.log1p(point.effective_macs),
+            math.log1p(direct) - math.log1p(point.effective_macs),
+            math.log(direct / winograd) if winograd else -3.0,
             math.log1p(point.effective_macs / (elements_in + elements_out)),
             math.log1p(point.nonzeros / max(1, point.filters)),
+            math.log1p(point.nonzeros * point.filters / max(1, point.weights)),
             *(-(-point.filters // block) * block / point.filters for block in (2, 4, 8)),
             -(-point.out_width // 16) * 16 / point.out_width,
         ]

@@ -114,10 +114,10 @@ class Space(_Strict):
         ranges = (self.channels, self.length, self.expansion, self.rates)
         if any(not 0 < low <= high for low, high in ranges) or self.rates[0] < 1:
             raise UserError(f"The space {self.name} is empty: in every range the first number must be at most the second.")
-        content = hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]
-        name = f"{self.name}-{content}/{seed}/{number}"
-        for attempt in range(_TRIES):
-            drawn = _Draw(self, random.Random(f"{name}/{attempt}")).network(name, number)
+        chance = random.Random(f"{self.model_dump_json()}/{seed}/{number}")
+        size = chance.choice(self.maps)
+        for _ in range(_TRIES):
+            drawn = _Draw(self, chance, size).network(seed, number)
             if drawn is not None:
                 return drawn
         raise UserError(
@@ -150,12 +150,13 @@ SPACES = {
     for space in (
         Space(
             name="sr",
-            maps=[(90, 160), (120, 160), (120, 214), (180, 320), (270, 480), (360, 640)],
+            maps=[(90, 160), (120, 160), (180, 320), (180, 320), (270, 480), (360, 640), (360, 640)],
             channels=(8, 64),
             blocks=["conv", "wdsr_a", "wdsr_b", "wdsr_b", "separable"],
             length=(3, 6),
             kernels=[1, 3, 3, 5],
             schemes=["none", "filter", "pattern", "block_punched", "block_column", "unstructured"],
+            most_macs=400_000_000,
             scale=2,
         ),
         Space(
@@ -231,12 +232,12 @@ class _Drawn(nn.Module):
 class _Draw:
     """One draw from a space."""
 
-    def __init__(self, space: Space, chance: random.Random) -> None:
+    def __init__(self, space: Space, chance: random.Random, size: tuple[int, int]) -> None:
         self.space, self.chance = space, chance
-        self.height, self.width = chance.choice(space.maps)
+        self.height, self.width = size
 
-    def network(self, name: str, number: int) -> Network | None:
-        """None where what was drawn first leaves no room for a layer."""
+    def network(self, seed: int, number: int) -> Network | None:
+        """None where what was drawn first leaves no room for a layer. Its name is another if anything about it is."""
         space, chance = self.space, self.chance
         shape = [1, 3, self.height, self.width]
         torch_state = torch.get_rng_state()
@@ -249,17 +250,18 @@ class _Draw:
             return None
         bits = chance.choice(space.bits)
         recipe = Recipe(
-            model=ModelSpec(file="space.py", factory="network", args={"space": space.name, "number": number}, input=shape),
+            model=ModelSpec(file="space.py", factory="network", args={"seed": seed, "number": number}, input=shape),
             prune=self._rules(module),
             quant=[QuantRule(match="*", weights="fixed", bits=bits)] if bits < 32 else [],
             calibrate=CalibrateSpec(images="random", count=2) if bits < 32 else None,
         )
-        return Network(name, recipe, module.eval())
+        content = hashlib.sha256(f"{module}{recipe.model_dump_json()}".encode()).hexdigest()[:8]
+        return Network(f"{space.name}/{seed}/{number}-{content}", recipe, module.eval())
 
     def _module(self) -> nn.Module | None:
         space, chance = self.space, self.chance
         first = self._most(3, 9, self._between(*space.channels))
-        if first < min(space.channels[0], 3):
+        if first < space.channels[0]:
             return None
         features, layers = first, [nn.Sequential(nn.Conv2d(3, first, 3, padding=1), nn.ReLU())]
         if space.alike:
@@ -307,7 +309,10 @@ class _Draw:
         block = _Block(*convolutions)
         block.residual = kind.startswith("wdsr") or (out == features and stride == 1 and chance.random() < 0.5)
         largest = max(layer.weight.numel() for layer in block if isinstance(layer, nn.Conv2d))
-        if out < 1 or largest * math.prod(before if kind == "inverted" else (self.height, self.width)) > space.most_macs:
+        if (
+            min(out, wide) < space.channels[0]
+            or largest * math.prod(before if kind == "inverted" else (self.height, self.width)) > space.most_macs
+        ):
             return None, features
         return block, out
 
