@@ -276,7 +276,15 @@ def _features(points: Sequence[Point], threads: Sequence[int], base: Array) -> A
         elements_in, elements_out = point.channels * point.height * point.width, point.filters * pixels
         row_in, row_out = point.channels * point.width, point.filters * point.out_width
         direct, winograd = _direct(point), _winograd(point)
-        sizes = [point.channels, point.filters, point.out_width, point.out_height, pixels, elements_in, elements_out]
+        sizes: list[float] = [
+            point.channels,
+            point.filters,
+            point.out_width,
+            point.out_height,
+            pixels,
+            elements_in,
+            elements_out,
+        ]
         sizes += [row_in, row_out, row_in * point.kernel[0] + row_out, direct, math.prod(point.kernel), count]
         sizes += [point.nonzeros, point.weights, point.macs, point.effective_macs]
         logs = [math.log1p(size) for size in sizes]
@@ -300,7 +308,7 @@ def _features(points: Sequence[Point], threads: Sequence[int], base: Array) -> A
 
 def _trees(seed: int) -> Any:
     return GradientBoostingRegressor(
-        loss="huber", n_estimators=250, learning_rate=0.06, max_depth=4, subsample=0.7, max_features=0.4, random_state=seed
+        n_estimators=250, learning_rate=0.06, max_depth=4, subsample=0.7, max_features=0.4, random_state=seed
     )
 
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from edgectl.artifact import Layer
 from edgectl.errors import UserError
@@ -45,6 +45,12 @@ class Point(BaseModel):
     bits: int = 32
     activation: str = ""
     residual: bool = False
+
+    @model_validator(mode="after")
+    def _nonzeros_are_weights(self) -> Point:
+        if self.nonzeros > self.weights > 0:
+            raise ValueError(f"{self.nonzeros} of {self.weights} weights cannot be non-zero")
+        return self
 
     @property
     def weights(self) -> int:

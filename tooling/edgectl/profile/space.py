@@ -53,7 +53,7 @@ class Space(_Strict):
         rates: of pruned layers, weights / non-zeros.
         blocks_of_zeros: (filters, channels) that `block_punched` prunes together.
         bits: of a network's weights: 32 (float), or 8 (activations int8).
-        most_macs: multiply-adds of a layer.
+        most_macs: multiply-adds of a layer of a block.
         scale: of super-resolution; 0 for none.
         classes: of classification; 0 for none.
     """
@@ -161,13 +161,13 @@ SPACES = {
         ),
         Space(
             name="wdsr",
-            maps=[(90, 160), (120, 160), (180, 320), (360, 640)],
-            channels=(8, 32),
+            maps=[(90, 160), (120, 160), (180, 320)],
+            channels=(8, 24),
             alike=True,
             blocks=["wdsr_a", "wdsr_b"],
-            length=(1, 6),
+            length=(1, 4),
             schemes=["none", "filter", "pattern", "block_punched", "block_column"],
-            most_macs=600_000_000,
+            most_macs=200_000_000,
             scale=2,
         ),
         Space(
