@@ -76,8 +76,7 @@ def _document(model: LatencyModel, check: Accuracy | None) -> dict[str, object]:
         "isa": model.isa,
         "layers": model.layers,
         "regressor": model.regressor,
-        "held_out": dataclasses.asdict(model.held_out),
-        "other_mape": model.other_mape,
+        "held_out": {name: dataclasses.asdict(accuracy) for name, accuracy in model.accuracy.items()},
         "wdsr": dataclasses.asdict(check) if check else None,
     }
 
@@ -90,18 +89,19 @@ def _print(model: LatencyModel, check: Accuracy | None) -> None:
     console.print(
         f"{model.device} ({model.isa}): {unit} of {model.layers} layers, predicted by {model.regressor}", style="bold"
     )
-    rows = table("predicted without having seen them", ">layers", ">mean error", ">Spearman", ">networks", ">mean", ">worst")
-    for what, accuracy in (("a fifth of the networks, five times", model.held_out), ("random WDSR networks", check)):
-        if accuracy is not None:
-            rows.add_row(
-                what,
-                str(accuracy.layers),
-                f"{100 * accuracy.mape:.1f} %",
-                f"{accuracy.spearman:.3f}",
-                str(accuracy.networks),
-                f"{100 * accuracy.network_mape:.1f} %",
-                f"{100 * accuracy.network_worst:.1f} %",
-            )
+    rows = table(
+        "predicted without having seen them", "by", ">layers", ">mean error", ">Spearman", ">networks", ">mean", ">worst"
+    )
+    shown = [("a fifth of the networks, five times", name, accuracy) for name, accuracy in model.accuracy.items()]
+    for what, by, accuracy in [*shown, *([("random WDSR networks", model.regressor, check)] if check else [])]:
+        rows.add_row(
+            what,
+            by,
+            str(accuracy.layers),
+            f"{100 * accuracy.mape:.1f} %",
+            f"{accuracy.spearman:.3f}",
+            str(accuracy.networks),
+            f"{100 * accuracy.network_mape:.1f} %",
+            f"{100 * accuracy.network_worst:.1f} %",
+        )
     console.print(rows)
-    other = "perceptrons" if model.regressor == "trees" else "trees"
-    console.print(f"{other} would have had a mean error of {100 * model.other_mape:.1f} %")
