@@ -16,15 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls
-from scipy.stats import spearmanr
-from sklearn.ensemble import GradientBoostingRegressor
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.neighbors import NearestNeighbors
-from sklearn.neural_network import MLPRegressor
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
 from edgectl.errors import UserError
 from edgectl.lowering.pack import expect
@@ -33,6 +24,19 @@ from edgectl.profile.measurements import REST, WHOLE, Measured, Measurements
 from edgectl.profile.points import Point
 from edgectl.profile.report import Clock
 from edgectl.recipe import Cpu
+
+try:
+    from scipy.optimize import nnls
+    from scipy.stats import spearmanr
+    from sklearn.ensemble import GradientBoostingRegressor
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neighbors import NearestNeighbors
+    from sklearn.neural_network import MLPRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+except ImportError as error:
+    raise UserError("The latency model is fitted by scikit-learn: run `pip install 'edgectl[search]'`.") from error
 
 Array = npt.NDArray[np.float64]
 Regressor = Literal["trees", "perceptrons", "both"]

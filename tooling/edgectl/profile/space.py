@@ -21,8 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from edgectl.errors import UserError
-from edgectl.recipe import CalibrateSpec, ModelSpec, PruneRule, QuantRule, Recipe, SchemeName
+from edgectl.recipe import CalibrateSpec, ModelSpec, PruneRule, QuantRule, Recipe
 
+LayerScheme = Literal["none", "unstructured", "filter", "pattern", "block_punched", "block_column"]
 BlockName = Literal["conv", "wdsr_a", "wdsr_b", "separable", "inverted"]
 
 _FEWEST_WEIGHTS = 128  # of a layer that is pruned
@@ -67,7 +68,7 @@ class Space(_Strict):
     kernels: list[Literal[1, 3, 5]] = Field(default=[3], min_length=1)
     expansion: tuple[float, float] = (2, 6)
     strides: list[Literal[1, 2]] = Field(default=[1], min_length=1)
-    schemes: list[SchemeName | Literal["none"]] = Field(min_length=1)
+    schemes: list[LayerScheme] = Field(min_length=1)
     rates: tuple[float, float] = (1.5, 8)
     blocks_of_zeros: list[tuple[int, int]] = Field(default=[(8, 4), (4, 4), (4, 2)], min_length=1)
     bits: list[Literal[8, 32]] = Field(default=[32], min_length=1)
