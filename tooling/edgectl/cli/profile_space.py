@@ -45,12 +45,14 @@ def command(
     """
     from edgectl.cli.console import progress
     from edgectl.device import open_device
+
+    target = open_device(device)
     from edgectl.profile.collect import collect
     from edgectl.profile.latency_model import LatencyModel
     from edgectl.profile.measurements import Measurements
     from edgectl.profile.space import SPACES, Space, of_recipe
 
-    chosen, store, target = Space.load(space), Measurements(), open_device(device)
+    chosen, store = Space.load(space), Measurements()
     recipes = [of_recipe(path) for path in recipe or []]
     checked = list(islice(SPACES["wdsr"].networks(seed), networks))
     with progress() as say:
