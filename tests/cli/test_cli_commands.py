@@ -162,6 +162,7 @@ scale = 2
 """
 
 
+@pytest.mark.slow
 def test_profile_space_measures_and_says_how_well_it_predicts(edgectl: Edgectl, tmp_path: Path, history: Path) -> None:
     space = tmp_path / "tiny.toml"
     space.write_text(SPACE)
