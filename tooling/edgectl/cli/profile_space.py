@@ -94,7 +94,7 @@ def _print(model: LatencyModel, check: Accuracy | None) -> None:
     rows = table(
         "predicted without having seen them", "by", ">layers", ">mean error", ">Spearman", ">networks", ">mean", ">worst"
     )
-    shown = [("a fifth of the networks, five times", name, accuracy) for name, accuracy in model.accuracy.items()]
+    shown = [("held-out networks", name, accuracy) for name, accuracy in model.accuracy.items()]
     for what, by, accuracy in [*shown, *([("random WDSR networks", model.regressor, check)] if check else [])]:
         rows.add_row(
             what,
