@@ -17,7 +17,7 @@ from edgectl.profile.report import LatencyReport
 
 from .conftest import PRUNED_LAYERS, Edgectl, Small, write_recipe
 
-COMMANDS = ["build", "push", "run", "bench", "roofline", "compare", "devices", "history"]
+COMMANDS = ["build", "push", "run", "bench", "roofline", "compare", "profile-space", "devices", "history"]
 COMMANDS += ["emulator start", "emulator stop", "emulator status"]
 
 
@@ -150,3 +150,36 @@ def test_interrupting_a_build_ends_it_with_one_line_and_no_artifact(tmp_path: Pa
     assert err.splitlines()[-1] == "interrupted"
     assert "Traceback" not in err
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
+
+
+SPACE = """
+maps = [[24, 32]]
+channels = [4, 8]
+blocks = ["wdsr_b"]
+length = [2, 2]
+schemes = ["none", "filter"]
+scale = 2
+"""
+
+
+@pytest.mark.slow
+def test_profile_space_measures_and_says_how_well_it_predicts(edgectl: Edgectl, tmp_path: Path, history: Path) -> None:
+    space = tmp_path / "tiny.toml"
+    space.write_text(SPACE)
+    options = ("--space", space, "--rounds", 1)
+    few = edgectl("profile-space", *options, "--count", 6)
+    assert few.code == 2
+    assert "layers of 1 networks are too few to fit a latency model on" in few.err
+    said = edgectl("profile-space", *options, "--count", 44, "--json")
+    assert said.code == 0, said.err
+    document = json.loads(said.out)
+    assert (document["device"], document["clock"]) == ("host", "wall")
+    assert document["layers"] >= 44
+    assert document["held_out"][document["regressor"]]["networks"] >= 5
+    assert edgectl("profile-space", *options, "--count", 44).out.startswith("host (")
+
+
+def test_profile_space_refuses_a_space_that_is_not_there(edgectl: Edgectl) -> None:
+    said = edgectl("profile-space", "--space", "sr2")
+    assert said.code == 2
+    assert said.err.startswith("error: There is no space sr2: choose one of sr, wdsr")

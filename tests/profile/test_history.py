@@ -98,6 +98,7 @@ def test_a_history_of_the_first_version_is_kept_and_goes_on(tmp_path: Path) -> N
     history.record(report("old"))
     with sqlite3.connect(history.path) as db:
         db.execute("ALTER TABLE report DROP COLUMN peak_rss_kb")
+        db.execute("DROP TABLE measurement")
         db.execute("PRAGMA user_version=1")
     history.record(report("new"))
     assert [(e.report.model, e.report.peak_rss_kb) for e in history.entries()] == [("new", 4321), ("old", None)]

@@ -66,7 +66,8 @@ class Layer(_Strict):
 
     `rate` is weights / non-zeros; `scheme` is what the packer recognised (`dense` when next to nothing is zero).
     `bits` are those of a weight, and `quant` is their codebook (`fixed`, `power_of_two`, `sp2`, `msq`), empty for float32.
-    `runner` is `edge`, `xnnpack`, `executorch` or `litert`.
+    `runner` is `edge`, `xnnpack`, `executorch` or `litert`. `fused` are the operations that it does as well, among them its
+    `activation` and, where it adds another map, its `residual`.
     """
 
     name: str
@@ -85,6 +86,8 @@ class Layer(_Strict):
     bytes: int = 0
     block: int = 0
     fused: list[str] = []
+    activation: str = ""
+    residual: bool = False
 
 
 class Manifest(_Strict):

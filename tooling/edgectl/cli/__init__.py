@@ -18,6 +18,7 @@ from edgectl.cli import (
     emulator,
     evaluate,
     history,
+    profile_space,
     push,
     roofline,
     run,
@@ -36,8 +37,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (train, compress, build, push, run, bench, evaluate, roofline, compare, verify, devices, history):
-    app.command(module.__name__.rpartition(".")[2])(module.command)
+for module in (train, compress, build, push, run, bench, evaluate, roofline, compare, profile_space, verify, devices, history):
+    app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(module.command)
 app.add_typer(emulator.app, name="emulator")
 
 

@@ -217,6 +217,8 @@ def _layers(compiled: Compiled, rules: Sequence[QuantRule]) -> list[Layer]:
             bytes=record.bytes,
             block=record.block,
             fused=record.fused,
+            activation=record.activation,
+            residual=record.residual,
             **_codebook(record.name, rules) if record.weights else {},
         )
         for record in compiled.layers

@@ -44,7 +44,8 @@ class LayerRecord:
     """What lowering did with one layer; see edgectl.artifact.Layer.
 
     Of layers with weights: `method` is `direct`, `depthwise`, `linear`, or Winograd's with its tile, in int8 where it says so;
-    `bands` how many bands of rows it runs in; `stored`, `order`, `costs` and `bits` are those of edgectl.lowering.pack.Packed.
+    `bands` how many bands of rows it runs in; `stored`, `order`, `costs` and `bits` are those of edgectl.lowering.pack.Packed;
+    `activation` and `residual` say what its epilogue does.
     """
 
     name: str
@@ -65,6 +66,8 @@ class LayerRecord:
     order: str = ""
     costs: dict[int, float] = field(default_factory=dict)
     bits: int = 32
+    activation: str = ""
+    residual: bool = False
 
 
 def lower(graph: ir.Graph, cpu: Cpu) -> tuple[bytes, list[LayerRecord]]:
@@ -285,6 +288,11 @@ class _Lowering:
                 figures = _figures(weight, self.packed[op], uses, quantised) | {
                     "method": self._method(node, op),
                     "bands": max(1, self.bands[op]),
+                }
+            if isinstance(node, ir.Conv | ir.Linear):
+                figures |= {
+                    "activation": node.act.label if node.act.kind is not ir.Act.NONE else "",
+                    "residual": node.residual is not None,
                 }
             shape = node.inputs[0].shape
             return LayerRecord(node.name, label, shape, node.output.shape, fused=list(node.fused), **figures)

@@ -97,6 +97,22 @@ def estimate(weight: FloatArray, cpu: Cpu) -> float:
     return min(_PIXEL_COST[cpu][block] * _count_entries(support, natural, block) for block in blocks)
 
 
+def expect(filters: int, taps: int, kept: float, scheme: str, cpu: Cpu) -> float:
+    """What `estimate` would give for weights (filters, taps) of a scheme that keeps this fraction of them, not knowing which.
+
+    `block_punched` and `block_column` are taken to prune 8 filters together; other zeros than theirs and those of `filter`, to
+    be anywhere.
+    """
+    shared = {"filter": filters, "block_punched": 8, "block_column": 8}.get(scheme, 1)  # filters that have the same zeros
+    rows = max(1, round(filters * kept)) if scheme == "filter" else filters
+    costs = []
+    for block in BLOCKS:
+        if block == 1 or filters > block // 2:
+            any_kept = 1.0 if scheme == "filter" else 1 - (1 - kept) ** max(1.0, block / shared)
+            costs.append(_PIXEL_COST[cpu][block] * -(-rows // block) * taps * any_kept)
+    return min(costs)
+
+
 def _fewest_entries(support: npt.NDArray[np.bool_], block: int) -> int:
     """No order of the rows has fewer."""
     return max(int(support.sum(axis=1).max(initial=0)), -(-int(support.sum()) // block))

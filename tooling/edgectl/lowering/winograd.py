@@ -11,6 +11,7 @@ other (kWinograd in plan_format.h).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from edgectl.lowering.pack import Taps, estimate
 from edgectl.recipe import Cpu
 
 # What things cost in seconds on one core, fitted to times on x86-64 with AVX2.
-_DIRECT = 1 / 51e9  # a multiply-add at the peak
+DIRECT = 1 / 51e9  # a multiply-add at the peak
 _PRODUCT = 1 / 42e9  # one in the product over the coefficients
 _COEFFICIENT = 1 / 2.2e9  # computing one from a patch or towards a tile
 _WEIGHT = 1 / 6e9  # a byte of weights, which has to be stored and loaded too
@@ -81,9 +82,14 @@ def choose(node: Conv, cpu: Cpu) -> Tiling | None:
         return None
     filters, channels = node.weight.shape[:2]
     n, _, height, width = node.output.shape
-    direct = n * height * width * estimate(node.weight.reshape(filters, -1), cpu) * _DIRECT
-    least = float(_NEEDED * (direct + 4 * np.count_nonzero(node.weight) * _WEIGHT))
-    best = None
+    direct = n * height * width * estimate(node.weight.reshape(filters, -1), cpu) * DIRECT
+    tiling, seconds = fastest(filters, channels, n, height, width)
+    return tiling if seconds < _NEEDED * (direct + 4 * np.count_nonzero(node.weight) * _WEIGHT) else None
+
+
+def fastest(filters: int, channels: int, n: int, height: int, width: int) -> tuple[Tiling, float]:
+    """The tiling for n outputs of height x width that is estimated to take least, and its seconds (see `choose`)."""
+    best, least = Tiling(0, 0), math.inf
     for m in KERNEL_TRANSFORM:
         tiling = Tiling(m, _TILES_OF_FEW if filters + channels <= _FEW_CHANNELS else _TILES)
         image = tiling.of(height, width)
@@ -94,7 +100,7 @@ def choose(node: Conv, cpu: Cpu) -> Tiling | None:
         tiles = n * image * (filters * channels * _PRODUCT + (filters + channels) * _COEFFICIENT)
         if tiling.size * (tiles + weight) < least:
             best, least = tiling, tiling.size * (tiles + weight)
-    return best
+    return best, least
 
 
 def weights(node: Conv, tiling: Tiling) -> tuple[list[Taps], FloatArray]:

@@ -1,4 +1,4 @@
-"""The history: every LatencyReport ever taken, in one SQLite file that many processes may write at once."""
+"""The history: every LatencyReport ever taken, and measurements, in one SQLite file that many processes may write at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgectl.errors import ToolError, UserError
 from edgectl.paths import state_root
 from edgectl.profile.report import Latency, LatencyReport, LayerLatency
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _BUSY_SECONDS = 60.0
 
 _FIRST_SCHEMA = """
@@ -54,7 +54,24 @@ CREATE TABLE layer (
   PRIMARY KEY (report_id, position)
 ) STRICT;
 """
-_MIGRATIONS = (_FIRST_SCHEMA, "ALTER TABLE report ADD COLUMN peak_rss_kb INTEGER;")
+_LAYER_MEASUREMENTS = """
+CREATE TABLE measurement (
+  device_name TEXT NOT NULL,
+  clock TEXT NOT NULL,
+  threads INTEGER NOT NULL,
+  isa TEXT NOT NULL,
+  network TEXT NOT NULL,
+  position INTEGER NOT NULL,
+  point TEXT,
+  lowest TEXT NOT NULL,
+  runs INTEGER NOT NULL,
+  rounds INTEGER NOT NULL,
+  settled INTEGER NOT NULL,
+  taken_at TEXT NOT NULL,
+  PRIMARY KEY (device_name, clock, threads, isa, network, position)
+) STRICT;
+"""
+_MIGRATIONS = (_FIRST_SCHEMA, "ALTER TABLE report ADD COLUMN peak_rss_kb INTEGER;", _LAYER_MEASUREMENTS)
 """What makes a file of each version out of one of the version before."""
 _LAYER_FIELDS = tuple(LayerLatency.model_fields)
 _JSON_FIELDS = ("input_shape", "shape")
@@ -95,7 +112,7 @@ class History:
             "profiled": report.profiled.model_dump_json(),
             "peak_rss_kb": report.peak_rss_kb,
         }
-        with self._transaction() as db:
+        with self.transaction() as db:
             number = _insert(db, "report", row)
             for position, layer in enumerate(report.layers):
                 _insert(db, "layer", {"report_id": number, "position": position, **_layer_row(layer)})
@@ -111,12 +128,18 @@ class History:
         if not self.path.exists():
             return []
         query = "SELECT * FROM report WHERE (? IS NULL OR model = ?) AND (? IS NULL OR device_name = ?) ORDER BY id DESC"
-        with self._transaction() as db:
+        with self.transaction() as db:
             rows = db.execute(f"{query} LIMIT ?", (model, model, device, device, -1 if limit is None else limit))
             return [_entry(db, row) for row in rows.fetchall()]
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """The file, locked for one writer; what is done within is written whole or, after an exception, not at all.
+
+        Raises:
+            ToolError: the file cannot be used.
+            UserError: the file is not a history, or a newer edgectl's.
+        """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.closing(sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)) as db:
