@@ -23,7 +23,7 @@ ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads to
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 DataOption = Annotated[
     Path,
-    typer.Option("--data", metavar="DATA", help="Folder or .zip in the task's layout (README.md, section 7)."),
+    typer.Option("--data", metavar="DATA", help="Folder or .zip in the task's layout (README.md, Train and compress)."),
 ]
 RunOption = Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="The folder of the run, made or gone on with.")]
 SetOption = Annotated[
