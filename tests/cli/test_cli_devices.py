@@ -71,6 +71,7 @@ def test_figures_of_the_emulated_phone_are_never_shown_as_milliseconds(
     assert re.search(r"\bms\b", listed.out) is None
 
 
+@pytest.mark.slow
 @pytest.mark.device
 def test_mobilenetv2_answers_on_the_emulated_phone_as_pytorch_does(edgectl: Edgectl, emulator: Device, tmp_path: Path) -> None:
     recipe = tmp_path / "mobilenetv2.toml"

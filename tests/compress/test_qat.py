@@ -157,6 +157,7 @@ def test_weights_of_admm_lie_near_their_levels_before_they_are_projected():
     assert float(training.strategies[0].penalty()) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("quantise_by", "stop"), [("ste", 55), ("admm", 55), ("admm", 130)])
 def test_a_stopped_run_resumes_to_the_same_weights(quantise_by, stop, tmp_path):
     spec = Spec(quantise=quantise_by, activation_bits=4)

@@ -123,6 +123,7 @@ def start_shard(program: Path, index: int) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_kernels_pass_their_own_tests_in_a_static_program_with_musl() -> None:
     programs = build_tests(arm64_static())
     for name in ("edge_tests", "edge_conv_tests"):

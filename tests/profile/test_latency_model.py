@@ -83,6 +83,7 @@ def test_the_deviation_is_larger_off_the_data(model: LatencyModel) -> None:
     assert np.median(relative[1]) > 2 * np.median(relative[0])
 
 
+@pytest.mark.slow
 def test_the_same_measurements_give_the_same_model() -> None:
     rows = measured(0, 6)
     points = [row.point for row in rows if row.point is not None]
