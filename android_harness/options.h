@@ -14,8 +14,7 @@ struct Options {
   std::string profile;              // empty: nothing is recorded
   int warmup = 1;
   int runs = 1;
-  int examples =
-      0;  // in every input's file, one after the other, each run once; 0: one, without that axis
+  int examples = 0;      // in every input's file, each run once; 0: one, without an axis for them
   int threads = 0;       // 0: as many as the framework chooses, 1 for the peaks
   std::string cpu_mask;  // hexadecimal, bit i is CPU i; empty: wherever the system likes
   bool help = false;

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import pytest
 import torch
 from torch import nn
@@ -16,18 +13,11 @@ from edgectl.compress.schemes import SCHEMES, group_index
 from edgectl.compress.strategy import Phases
 from edgectl.errors import UserError
 
+from .test_prune import Rule
 from .training import PHASES, STEPS, Spec, Training, accuracy, dense, resumed_alike
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 METHODS = ["magnitude", "gradual", "admm", "reweighted"]
-
-
-@dataclass(frozen=True)
-class Rule:
-    match: str
-    scheme: str
-    rate: float
-    block: tuple[int, int] | None = None
-    connectivity: float | None = None
 
 
 RULES = {
@@ -37,14 +27,6 @@ RULES = {
     "block_punched": Rule("[369]", "block_punched", 4.0),
     "block_column": Rule("9", "block_column", 4.0),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def pruned(rules, spec, phases=PHASES, macs=None) -> Training:

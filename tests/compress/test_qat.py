@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,8 +18,10 @@ from edgectl.compress.strategy import Phases
 from edgectl.errors import UserError
 from edgectl.quiet import quiet
 
-from .test_pruning_strategies import Rule as PruneRule
+from .test_prune import Rule as PruneRule
 from .training import PHASES, STEPS, Spec, Training, accuracy, dense, digits, net, resumed_alike
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,6 @@ class Rule:
     bits: int = 4
     sp2_rows: float | list[int] = 2 / 3
     scale: Literal["row", "layer"] = "row"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def trained(rule: Rule, spec: Spec, *, prune: PruneRule | None = None, phases: Phases = PHASES) -> Training:

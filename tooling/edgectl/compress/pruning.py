@@ -82,7 +82,7 @@ class _Pruning:
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
-        """See `Strategy`."""
+        """Module path -> bool mask of the weights that are kept for good; empty while that is not decided."""
         return self._masks
 
     def penalty(self) -> Tensor:

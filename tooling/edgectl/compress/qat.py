@@ -147,11 +147,6 @@ class _Quantisation:
     def _weights(self) -> dict[str, Tensor]:
         return {path: trained_weight(layer) for path, layer in self._layers.items()}
 
-    @property
-    def masks(self) -> Mapping[str, Tensor]:
-        """None: zeros are the pruning's business."""
-        return {}
-
     def penalty(self) -> Tensor:
         """See `Strategy`."""
         weights = self._weights()

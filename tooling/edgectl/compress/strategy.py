@@ -24,10 +24,6 @@ class Phases:
 class Strategy(Protocol):
     """Changes a model in place while it is trained. Everything it knows is in its state, so that training resumes exactly."""
 
-    @property
-    def masks(self) -> Mapping[str, Tensor]:
-        """Module path -> bool mask of the weights that are kept for good; empty while that is not decided."""
-
     def penalty(self) -> Tensor:
         """A scalar to add to the loss of the next step, 0 where there is none."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from edgectl.compress.layers import prunable_layers
 from edgectl.device import Device
 from edgectl.errors import ToolError
 from edgectl.lowering import build
@@ -161,10 +162,7 @@ def _is_settled(known: Sequence[Measured]) -> bool:
 
 def _layers(network: Network) -> int:
     """About how many layers it has."""
-    from torch import nn  # noqa: PLC0415
-
-    module = network.module
-    return 10 if module is None else sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in module.modules())
+    return 10 if network.module is None else len(prunable_layers(network.module))
 
 
 def _forget(session: Session) -> None:

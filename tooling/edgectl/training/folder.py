@@ -37,7 +37,7 @@ class RunFolder:
         """Raises UserError where the folder holds anything but a run of the same; with `force` another run is deleted."""
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return
-        if not (self.path / CHECKPOINT).is_file():
+        if not self.begun:
             raise UserError(f"{self.path} exists and is not a training run: choose another --out.")
         if force:
             shutil.rmtree(self.path)
@@ -46,15 +46,20 @@ class RunFolder:
                 f"{self.path} holds a run of another recipe, data or options: choose another --out, or --force to delete it."
             )
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint."""
+        return (self.path / CHECKPOINT).is_file()
+
     def load(self) -> dict[str, Any] | None:
         """The checkpoint, or None where there is none.
 
         Raises:
             UserError: it is damaged, or of another version.
         """
-        path = self.path / CHECKPOINT
-        if not path.is_file():
+        if not self.begun:
             return None
+        path = self.path / CHECKPOINT
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:

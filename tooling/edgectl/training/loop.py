@@ -130,8 +130,11 @@ class Training:
                         f"The loss is {loss} at step {self.step}: lower `rate` under [train]; "
                         f"{self.folder.path / CHECKPOINT} is from before that, where there is one."
                     )
-                self._note(log, loss)
-                progress(self._line(loss, score), self.step / self.steps)
+                facts = self.facts()
+                if log:
+                    for name, value in {"loss": loss, "rate": learning_rate(self.step, self.steps, self.spec), **facts}.items():
+                        log.add_scalar(name, value, self.step)
+                progress(self._line(loss, facts, score), self.step / self.steps)
                 if scored:
                     score = score_model(self.model, self.task, self.data, progress)
                     self.history.append({"step": self.step, "loss": loss, "score": score.value})
@@ -203,17 +206,15 @@ class Training:
         told = self.fabric.all_reduce(torch.tensor(float(flag), device=self.fabric.device), reduce_op="sum")
         return bool(told)
 
-    def _note(self, log: SummaryWriter | None, loss: float) -> None:
-        if log:
-            facts = {name: value for strategy in self.strategies for name, value in strategy.facts().items()}
-            for name, value in {"loss": loss, "rate": learning_rate(self.step, self.steps, self.spec), **facts}.items():
-                log.add_scalar(name, value, self.step)
+    def facts(self) -> dict[str, float]:
+        """The figures of all strategies, by name."""
+        return {name: value for strategy in self.strategies for name, value in strategy.facts().items()}
 
-    def _line(self, loss: float, score: Score | None) -> str:
+    def _line(self, loss: float, facts: Mapping[str, float], score: Score | None) -> str:
         left = self.seconds / self.step * (self.steps - self.step) / 60
-        facts = [f"{name} {value:.2g}" for strategy in self.strategies for name, value in strategy.facts().items()]
+        figures = [f"{name} {value:.2g}" for name, value in facts.items()]
         last = [str(score)] if score else []
-        return ", ".join([f"step {self.step} of {self.steps}", f"loss {loss:.4f}", *facts, f"{left:.0f} min left", *last])
+        return ", ".join([f"step {self.step} of {self.steps}", f"loss {loss:.4f}", *figures, f"{left:.0f} min left", *last])
 
     @contextlib.contextmanager
     def _log(self) -> Iterator[SummaryWriter | None]:

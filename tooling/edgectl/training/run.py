@@ -100,7 +100,7 @@ def _run(
         teacher.to(fabric.device)
     training = Training(fabric, task, model, spec, data, order, folder, teacher=teacher, distil=recipe.compress.distil)
     if recipe.prune or recipe.quant:
-        if folder.load() is None:
+        if not folder.begun:
             training.before = score_model(model, task, data, progress).value
         training.strategies = _strategies(recipe, model, training.steps)
     score = training.run(examples, hardware.workers, progress)
@@ -116,7 +116,7 @@ def _run(
             "before": training.before,
             "score": asdict(score),
             "history": training.history,
-            "facts": {name: value for strategy in training.strategies for name, value in strategy.facts().items()},
+            "facts": training.facts(),
             "layers": _layers(training.model),
         }
         folder.finish(recipe, {name: tensor.cpu() for name, tensor in plain_weights(training.model).items()}, report)
