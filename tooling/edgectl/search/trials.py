@@ -1,0 +1,138 @@
+"""The trials of a search: a network is proposed, judged, and its score written into the study before the next begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from edgectl.search.judge import Judge
+from edgectl.search.latency import Latencies
+from edgectl.search.samplers import EnsembleSampler, EvolutionSampler
+from edgectl.search.settings import Settings
+from edgectl.search.space import Candidate, SrSpace
+from edgectl.tasks.task import Progress
+
+QUALITY, PREDICTED, MEASURED, NETWORK = "quality", "predicted", "measured", "network"
+"""Names of a trial's attributes: dB, twice ns of the device's clock, and the network in words."""
+
+Confirm = Callable[[Candidate], float]
+"""Measures a network at the space's rate: ns of the device's clock."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A finished trial.
+
+    Attributes:
+        quality: dB of the photographs held out.
+        ns: what the network takes at the space's rate, in ns of the device's clock.
+        measured: whether that was measured, not predicted.
+    """
+
+    candidate: Candidate
+    quality: float
+    ns: float
+    measured: bool
+
+
+class Objective:
+    """score(a) = quality(a) - penalty max(0, t(a) / T - 1): the hinge of 2108.08910's constrained search, as we read it.
+
+    Args:
+        budget: T, in ns of the device's clock.
+        baseline: what the space's baseline was measured to take, in the same.
+    """
+
+    def __init__(self, settings: Settings, latencies: Latencies, budget: float, baseline: float) -> None:
+        self.settings, self.latencies, self.budget, self.baseline = settings, latencies, budget, baseline
+
+    @property
+    def space(self) -> SrSpace:
+        """The networks there are."""
+        return self.settings.space
+
+    def hinge(self, parameters: Mapping[str, Any]) -> float:
+        """What a network loses for its latency, in dB; it costs nothing to know."""
+        over = self.latencies.predicted(self.space.candidate(parameters)) / self.budget - 1
+        return self.settings.penalty * max(0.0, over)
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Of all parameters."""
+        return {name: CategoricalDistribution(list(choices)) for name, choices in self.space.parameters().items()}
+
+    def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        """What proposes networks."""
+        if self.settings.sampler == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        if self.settings.sampler == "evolution":
+            return EvolutionSampler(seed=seed)
+        return EnsembleSampler(
+            seed=seed, encode=self.space.encode, target=lambda trial: float(trial.user_attrs[QUALITY]), known=self.hinge
+        )
+
+    def run(self, study: optuna.Study, judge: Judge, progress: Progress, confirm: Confirm | None = None) -> None:
+        """Tries networks until the study has as many finished trials as the settings ask for.
+
+        A network that was tried before is not trained again, one that seems to be the best is measured with `confirm`, and what
+        that says of the predictions corrects them. A trial that fails or is interrupted is proposed again.
+
+        Raises:
+            UserError, ToolError: of judge and `confirm`. What is finished is kept.
+        """
+        while (done := len(_finished(study))) < self.settings.trials:
+            self.calibrate(study)
+            trial = study.ask(self.distributions())
+            try:
+                candidate = self.space.candidate(trial.params)
+                progress(f"trial {done + 1} of {self.settings.trials}: {candidate}", done / self.settings.trials)
+                former = {tried.candidate: tried for tried in self.tried(study)}
+                known = former.get(candidate)
+                quality = known.quality if known else judge.quality(candidate, lambda message, part: None)
+                tried = Tried(candidate, quality, self.latencies.predicted(candidate), False)
+                for name, value in ((QUALITY, quality), (PREDICTED, tried.ns), (NETWORK, str(candidate))):
+                    trial.set_user_attr(name, value)
+                if known and known.measured:
+                    tried = known
+                elif confirm is not None and self.score(tried) > max(map(self.score, former.values()), default=-math.inf):
+                    tried = replace(tried, ns=confirm(candidate), measured=True)
+                if tried.measured:
+                    trial.set_user_attr(MEASURED, tried.ns)
+                study.tell(trial, self.score(tried))
+            except BaseException:
+                study.tell(trial, state=TrialState.FAIL)
+                study.enqueue_trial(trial.params)
+                raise
+
+    def calibrate(self, study: optuna.Study) -> None:
+        """Corrects predictions by the median of measured over predicted times, over the baseline and all that was measured."""
+        measured = {tried.candidate: tried.ns for tried in self.tried(study) if tried.measured}
+        self.latencies.correct(measured | {self.space.dense(): self.baseline})
+
+    def tried(self, study: optuna.Study) -> list[Tried]:
+        """What finished, the first trial of each network."""
+        found: dict[Candidate, Tried] = {}
+        for trial in _finished(study):
+            candidate = self.space.candidate(trial.params)
+            measured = trial.user_attrs.get(MEASURED)
+            ns = self.latencies.predicted(candidate) if measured is None else float(measured)
+            found.setdefault(candidate, Tried(candidate, float(trial.user_attrs[QUALITY]), ns, measured is not None))
+        return list(found.values())
+
+    def best(self, study: optuna.Study) -> Tried:
+        """The network of the highest score, by what is now known of latencies."""
+        self.calibrate(study)
+        return max(self.tried(study), key=self.score)
+
+    def score(self, tried: Tried) -> float:
+        """Quality less the hinge, in dB."""
+        return tried.quality - self.settings.penalty * max(0.0, tried.ns / self.budget - 1)
+
+
+def _finished(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
