@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -22,7 +23,9 @@ from edgectl.lowering import build
 from edgectl.profile.history import History
 from edgectl.profile.latency_model import LatencyModel
 from edgectl.profile.measurements import Measurements
+from edgectl.profile.picture import write_picture
 from edgectl.search.finish import Finisher, Trained
+from edgectl.search.front import Dot, Front, page, picture
 from edgectl.search.held_out import SearchTask
 from edgectl.search.judge import Judge
 from edgectl.search.latency import Latencies, cpu_of, in_turns, measure, parse_budget, profile, recipe_of
@@ -136,7 +139,7 @@ def search(asked: Asked, progress: Progress) -> Found:
         baseline = finisher.dense(settings.space.dense(), "baseline") if asked.baseline else None
         found = _compared(trained, baseline, plan, asked, objective, device, study, progress)
         _write_json(out / REPORT, document(asked, found))
-        _write_front(found, objective, study, out)
+        _write_front(asked, objective, study)
     return found
 
 
@@ -372,12 +375,31 @@ def _compared(
     return Found(trained, ns, baseline_ns, plan.budget, baseline, len(objective.tried(study)), objective.latencies)
 
 
+def _write_front(asked: Asked, objective: Objective, study: optuna.Study) -> None:
+    """The front of all that was tried, as a page and, where matplotlib is installed, as a picture."""
+    unit = 1e6 if objective.latencies.clock == "wall" else 1.0
+    dots = [
+        Dot(tried.ns / unit, tried.quality, str(tried.candidate), "measured" if tried.measured else "predicted")
+        for tried in objective.tried(study)
+    ]
+    name = "ms" if objective.latencies.clock == "wall" else objective.latencies.clock
+    front = Front(dots, f"{name} on {asked.device}", "held-out Y-PSNR, dB", objective.budget / unit)
+    title = f"{len(dots)} networks of the search {asked.out.name}"
+    _write_text(asked.out / "front.html", page(front, title))
+    if importlib.util.find_spec("matplotlib") is not None:
+        write_picture(picture(front, title), asked.out / "front.png")
+
+
 def _write_json(file: Path, document: Mapping[str, Any]) -> None:
+    _write_text(file, json.dumps(document, indent=1) + "\n")
+
+
+def _write_text(file: Path, text: str) -> None:
     """Writes a file whole or not at all. Raises ToolError."""
     new = file.with_name(f".{file.name}.new")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        new.write_text(text, encoding="utf-8")
         new.replace(file)
     except OSError as error:
         raise ToolError(f"writing {file}", error.strerror or str(error)) from error

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from edgectl.search.judge import Judge
@@ -62,10 +61,6 @@ class Objective:
         over = self.latencies.predicted(self.space.candidate(parameters)) / self.budget - 1
         return self.settings.penalty * max(0.0, over)
 
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """Of all parameters."""
-        return {name: CategoricalDistribution(list(choices)) for name, choices in self.space.parameters().items()}
-
     def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         """What proposes networks."""
         if self.settings.sampler == "random":
@@ -85,29 +80,42 @@ class Objective:
         Raises:
             UserError, ToolError: of judge and `confirm`. What is finished is kept.
         """
-        while (done := len(_finished(study))) < self.settings.trials:
+
+        def objective(trial: optuna.Trial) -> float:
             self.calibrate(study)
-            trial = study.ask(self.distributions())
+            parameters = {name: trial.suggest_categorical(name, list(of)) for name, of in self.space.parameters().items()}
+            done = len(_finished(study))
+            candidate = self.space.candidate(parameters)
+            progress(f"trial {done + 1} of {self.settings.trials}: {candidate}", done / self.settings.trials)
             try:
-                candidate = self.space.candidate(trial.params)
-                progress(f"trial {done + 1} of {self.settings.trials}: {candidate}", done / self.settings.trials)
-                former = {tried.candidate: tried for tried in self.tried(study)}
-                known = former.get(candidate)
-                quality = known.quality if known else judge.quality(candidate, lambda message, part: None)
-                tried = Tried(candidate, quality, self.latencies.predicted(candidate), False)
-                for name, value in ((QUALITY, quality), (PREDICTED, tried.ns), (NETWORK, str(candidate))):
-                    trial.set_user_attr(name, value)
-                if known and known.measured:
-                    tried = known
-                elif confirm is not None and self.score(tried) > max(map(self.score, former.values()), default=-math.inf):
-                    tried = replace(tried, ns=confirm(candidate), measured=True)
-                if tried.measured:
-                    trial.set_user_attr(MEASURED, tried.ns)
-                study.tell(trial, self.score(tried))
+                return self._try(candidate, trial, study, judge, confirm)
             except BaseException:
-                study.tell(trial, state=TrialState.FAIL)
-                study.enqueue_trial(trial.params)
+                study.enqueue_trial(parameters)
                 raise
+
+        def stop_when_done(study: optuna.Study, trial: FrozenTrial) -> None:
+            del trial
+            if len(_finished(study)) >= self.settings.trials:
+                study.stop()
+
+        if len(_finished(study)) < self.settings.trials:
+            study.optimize(objective, callbacks=[stop_when_done])
+
+    def _try(
+        self, candidate: Candidate, trial: optuna.Trial, study: optuna.Study, judge: Judge, confirm: Confirm | None
+    ) -> float:
+        """The score of a network; what it is made of goes into the trial's attributes."""
+        former = {tried.candidate: tried for tried in self.tried(study)}
+        tried = former.get(candidate) or Tried(
+            candidate, judge.quality(candidate, lambda message, part: None), self.latencies.predicted(candidate), False
+        )
+        best = max(map(self.score, former.values()), default=-math.inf)
+        if confirm is not None and not tried.measured and self.score(tried) > best:
+            tried = replace(tried, ns=confirm(candidate), measured=True)
+        facts = {QUALITY: tried.quality, PREDICTED: self.latencies.predicted(candidate), NETWORK: str(candidate)}
+        for name, value in (facts | ({MEASURED: tried.ns} if tried.measured else {})).items():
+            trial.set_user_attr(name, value)
+        return self.score(tried)
 
     def calibrate(self, study: optuna.Study) -> None:
         """Corrects predictions by the median of measured over predicted times, over the baseline and all that was measured."""
