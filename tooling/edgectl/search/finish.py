@@ -155,5 +155,5 @@ class Finisher:
         model = recipe.model.model_dump(exclude_defaults=True) | {"weights": WEIGHTS}
         text = toml_text([("[model]", model), ("[target]", {"cpu": self.cpu})])
         (folder / RECIPE).write_text(f"# {candidate}\n{text}", encoding="utf-8")
-        built = build(Recipe.load(folder / RECIPE), folder / "artifact", force=True, progress=self.progress)
+        built = build(Recipe.load(folder / RECIPE), folder / "artifact", force=True)
         return Trained(candidate, folder, built.artifact, score)

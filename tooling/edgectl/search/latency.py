@@ -116,7 +116,7 @@ def measure(recipe: Recipe, module: nn.Module, device: Device, threads: int, pro
         ToolError: the device fails three times in a row, or what it answers is wrong.
     """
     with tempfile.TemporaryDirectory(prefix="edgectl-") as folder:
-        artifact = build(recipe, Path(folder) / "network", model=module, progress=progress).artifact
+        artifact = build(recipe, Path(folder) / "network", model=module).artifact
         return in_turns([artifact], device, threads, progress, rounds=1)[0]
 
 
@@ -132,9 +132,11 @@ def in_turns(
     """
     clock = device.describe().require_latency_clock()
     times: list[list[float]] = [[] for _ in artifacts]
-    for _ in range(rounds if clock == "wall" else 1):
+    rounds = rounds if clock == "wall" else 1
+    for number in range(rounds):
+        progress(f"measuring on {device.name}", number / rounds)
         for artifact, own in zip(artifacts, times, strict=True):
-            report = _patiently(partial(bench, artifact, device, threads=threads, progress=progress), progress)
+            report = _patiently(partial(bench, artifact, device, threads=threads), progress)
             History().record(report)
             own.append(float(report.quoted(report.total) or 0) * (1e6 if clock == "wall" else 1))
     return [float(np.median(own)) for own in times]

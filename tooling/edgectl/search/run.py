@@ -32,9 +32,10 @@ from edgectl.search.latency import Latencies, cpu_of, in_turns, measure, parse_b
 from edgectl.search.network import network
 from edgectl.search.settings import Settings
 from edgectl.search.space import Candidate
-from edgectl.search.storage import open_study
+from edgectl.search.storage import open_study, parse_url
 from edgectl.search.supernet import Supernet, train_supernet
 from edgectl.search.trials import Objective
+from edgectl.tasks.sr import image_files, photographs_of
 from edgectl.tasks.task import Progress
 from edgectl.training.folder import WEIGHTS
 from edgectl.training.loop import Hardware
@@ -119,7 +120,11 @@ def search(asked: Asked, progress: Progress) -> Found:
     device = open_device(asked.device)
     settings, out = asked.settings, asked.out
     clock = device.describe().require_latency_clock()
-    parse_budget(asked.budget, "wall" if clock == "wall" else "emulated-instructions")  # before any work
+    parse_budget(asked.budget, "wall" if clock == "wall" else "emulated-instructions")  # mistakes are told before any work
+    for part in ("train", "test"):
+        image_files(photographs_of(asked.data, part))
+    if asked.storage is not None:
+        parse_url(asked.storage)
     _check(asked)
     task = SearchTask(settings.space)
     with _pausing(asked):
@@ -368,7 +373,7 @@ def _compared(
             dense = space.dense()
             module = network(space.scale, dense.features, dense.blocks)
             recipe = recipe_of(space, dense, [], cpu_of(device))
-            beside = build(recipe, Path(folder) / "baseline", model=module, progress=progress).artifact
+            beside = build(recipe, Path(folder) / "baseline", model=module).artifact
         else:
             beside = baseline.artifact
         ns, baseline_ns = in_turns([trained.artifact, beside], device, asked.threads, progress)

@@ -45,8 +45,8 @@ class Settings(BaseModel):
     steps: int = Field(default=60, ge=0)
     fine_tune: TrainSpec = _adam(1, 1e-3)
     penalty: float = Field(default=10.0, gt=0)
-    train: TrainSpec = _adam(60, 1e-3)
-    compress: CompressSpec = CompressSpec(method="reweighted", search=0.3)
+    train: TrainSpec = _adam(40, 1e-3)
+    compress: CompressSpec = CompressSpec(method="reweighted", search=0.2, strength=1e-5)
 
     @classmethod
     def load(cls, path: Path | None, changes: Sequence[str] = ()) -> Settings:

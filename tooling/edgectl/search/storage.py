@@ -40,7 +40,7 @@ def open_study(url: str, name: str, sampler: optuna.samplers.BaseSampler, facts:
         ToolError: the database does not answer.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    parsed = _parsed(url)
+    parsed = parse_url(url)
     shown = parsed.render_as_string(hide_password=True)
     try:
         with warnings.catch_warnings():
@@ -65,7 +65,12 @@ def open_study(url: str, name: str, sampler: optuna.samplers.BaseSampler, facts:
     return study
 
 
-def _parsed(url: str) -> URL:
+def parse_url(url: str) -> URL:
+    """A storage's URL, PostgreSQL's with the driver that is used here.
+
+    Raises:
+        UserError: it is none.
+    """
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:
