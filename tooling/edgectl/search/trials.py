@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from edgectl.search.judge import Judge
@@ -66,10 +67,18 @@ class Objective:
         if self.settings.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         if self.settings.sampler == "evolution":
-            return EvolutionSampler(seed=seed)
+            return EvolutionSampler(seed=seed, space=self.distributions(), encode=self.space.encode)
         return EnsembleSampler(
-            seed=seed, encode=self.space.encode, target=lambda trial: float(trial.user_attrs[QUALITY]), known=self.hinge
+            seed=seed,
+            space=self.distributions(),
+            encode=self.space.encode,
+            target=lambda trial: float(trial.user_attrs[QUALITY]),
+            known=self.hinge,
         )
+
+    def distributions(self) -> dict[str, CategoricalDistribution]:
+        """Of all parameters."""
+        return {name: CategoricalDistribution(list(choices)) for name, choices in self.space.parameters().items()}
 
     def run(self, study: optuna.Study, judge: Judge, progress: Progress, confirm: Confirm | None = None) -> None:
         """Tries networks until the study has as many finished trials as the settings ask for.

@@ -1,4 +1,4 @@
-"""Samplers for Optuna: what proposes the next trial."""
+"""Samplers for Optuna: what proposes the next trial. Random ones are Optuna's own."""
 
 from edgectl.search.samplers.ensemble import EnsembleSampler
 from edgectl.search.samplers.evolution import EvolutionSampler
