@@ -28,7 +28,7 @@ features = [8, 12]
 cells = 2
 blocks = ["a1", "b3"]
 baseline = "b3"
-rate = 2.0
+rates = [2.0, 3.0]
 
 [supernet]
 epochs = 2

@@ -11,6 +11,7 @@ from edgectl.errors import UserError
 from edgectl.profile.history import History
 from edgectl.profile.latency_model import LatencyModel
 from edgectl.profile.measurements import Measurements
+from edgectl.profile.trace import points_of_module
 from edgectl.search.latency import Latencies, cpu_of, in_turns, measure, parse_budget, profile, recipe_of
 from edgectl.search.network import network
 
@@ -56,7 +57,8 @@ def test_a_network_takes_what_its_parts_take(latencies, space):
     chance = random.Random(2)
     for _ in range(10):
         candidate = space.candidate(space.random(chance))
-        assert latencies.predicted(candidate) == pytest.approx(latencies.predicted(candidate, space.rate), rel=1e-6)
+        points = points_of_module(network(space.scale, candidate.features, candidate.blocks), space.shape, candidate.rules())
+        assert latencies.predicted(candidate) == pytest.approx(latencies.model.network(points.values())[0], rel=1e-6)
 
 
 def test_predictions_follow_what_was_measured_of_whole_networks(latencies, space):

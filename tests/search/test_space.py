@@ -27,7 +27,7 @@ def test_every_network_of_a_space_runs_and_takes_the_pruning_that_it_names(space
         module = network(space.scale, candidate.features, candidate.blocks)
         weights, kept = space.weights(candidate)
         assert sum(layer.weight.numel() for layer in prunable_layers(module).values()) == weights
-        if rules := candidate.rules(space.rate):
+        if rules := candidate.rules():
             masks = prune_oneshot(module, rules)
             assert set(masks) == set(candidate.schemes())
             gone = sum(int((~mask).sum()) for mask in masks.values())
@@ -41,12 +41,14 @@ def test_what_makes_no_difference_makes_no_other_network(space):
     assert space.candidate(parameters) == space.candidate(same)
     assert space.encode(parameters) == space.encode(same)
     assert space.candidate(same | {"cell1": "a1"}) != space.candidate(same)
+    dense = parameters | {"tail": "none", "cell1": SKIP}
+    assert space.candidate(dense | {"rate": 2.0}) == space.candidate(dense | {"rate": 3.0})
 
 
 def test_a_network_is_named_in_words(space):
-    parameters = {"features": 8, "tail": "block", "cell0": "a2", "cell1": SKIP}
+    parameters = {"features": 8, "rate": 3.0, "tail": "block", "cell0": "a2", "cell1": SKIP}
     parameters |= {f"cell{i}.{place}": "pattern" for i in range(2) for place in ("first", "second", "third")}
-    assert str(space.candidate(parameters)) == "8: a2(pattern pattern), tail block"
+    assert str(space.candidate(parameters)) == "8: a2(pattern pattern), tail block, at 3x"
 
 
 def test_encodings_tell_networks_apart(space):
@@ -57,7 +59,7 @@ def test_encodings_tell_networks_apart(space):
     assert all(len(networks) == 1 for networks in rows.values())
 
 
-@pytest.mark.parametrize("wrong", [{"blocks": ["c3"]}, {"baseline": "a9"}, {"rate": 1}, {"features": []}, {"scale": 5}])
+@pytest.mark.parametrize("wrong", [{"blocks": ["c3"]}, {"baseline": "a9"}, {"rates": [1]}, {"features": []}, {"scale": 5}])
 def test_an_impossible_space_is_refused(wrong):
     with pytest.raises(ValidationError):
         SrSpace(**wrong)

@@ -102,7 +102,7 @@ def test_a_candidate_has_one_quality_and_its_supernet_stays_as_it_is(judge, trai
 def test_what_is_pruned_stays_zero_while_a_candidate_is_fine_tuned(judge, trained, space, monkeypatch):
     candidate = space.dense()
     cells = tuple(Cell(cell.block, ("block",) * len(cell.schemes)) for cell in candidate.cells)
-    pruned = type(candidate)(candidate.features, cells, candidate.positions, "filter")
+    pruned = type(candidate)(candidate.features, cells, candidate.positions, "filter", 2.0)
     seen = []
     scored = Judge.quality.__globals__["score_model"]
     monkeypatch.setitem(
@@ -112,5 +112,5 @@ def test_what_is_pruned_stays_zero_while_a_candidate_is_fine_tuned(judge, traine
     inherited = trained.extract(pruned)
     for path, layer in prunable_layers(seen[0]).items():
         if path in pruned.schemes():
-            assert layer.weight.numel() / int(layer.weight.count_nonzero()) == pytest.approx(space.rate, rel=0.35)
+            assert layer.weight.numel() / int(layer.weight.count_nonzero()) == pytest.approx(2.0, rel=0.35)
             assert not torch.equal(layer.weight, inherited.get_submodule(path).weight)

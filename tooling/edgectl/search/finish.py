@@ -98,7 +98,7 @@ class Finisher:
             UserError: no rates meet the budget, or the data is wrong.
             ToolError: the device fails, or the folder cannot be written.
         """
-        rules = candidate.rules(self.settings.space.rate)
+        rules = candidate.rules()
         if not rules:
             return self.dense(candidate, name)
         aim = budget

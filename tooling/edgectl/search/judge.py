@@ -51,7 +51,7 @@ class Judge:
     def quality(self, candidate: Candidate, progress: Progress) -> float:
         """Y-PSNR in dB of the photographs held out; the same for the same candidate."""
         module = self.supernet.extract(candidate)
-        masks = prune_oneshot(module, candidate.rules(self.supernet.space.rate))
+        masks = prune_oneshot(module, candidate.rules())
         module.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         masks = {path: mask.to(self.fabric.device) for path, mask in masks.items()}
         self._fine_tune(module.train(), masks)

@@ -67,15 +67,13 @@ class Latencies:
         self.correction = 1.0
         self._parts: dict[object, float] = {}
 
-    def predicted(self, candidate: Candidate, rates: float | Mapping[str, float] | None = None) -> float:
-        """What a network takes, pruned at the space's rate or at these ones."""
-        if rates is not None:
-            return self._network(candidate, rates) * self.correction
-        bare = Candidate(candidate.features, (), (), candidate.tail)
+    def predicted(self, candidate: Candidate) -> float:
+        """What a network takes."""
+        bare = Candidate(candidate.features, (), (), candidate.tail, candidate.rate)
         return (self._part(bare) + sum(self._cell(bare, cell) for cell in candidate.cells)) * self.correction
 
     def correct(self, measured: Mapping[Candidate, float]) -> None:
-        """Takes the median of measured over predicted times of networks, at the space's rate, for all predictions to come."""
+        """Takes the median of measured over predicted times of networks for all predictions to come."""
         self.correction = 1.0
         self.correction = float(np.median([ns / self.predicted(candidate) for candidate, ns in measured.items()]))
 
@@ -85,18 +83,15 @@ class Latencies:
 
     def _cell(self, bare: Candidate, cell: Cell) -> float:
         """What a block adds to a network without one; the same wherever it stands."""
-        with_it = Candidate(bare.features, (cell,), (0,), bare.tail)
+        with_it = Candidate(bare.features, (cell,), (0,), bare.tail, bare.rate)
         return self._part(with_it) - self._part(bare)
 
     def _part(self, candidate: Candidate) -> float:
         if candidate not in self._parts:
-            self._parts[candidate] = self._network(candidate, self.space.rate)
+            module = network(self.space.scale, candidate.features, candidate.blocks)
+            points = points_of_module(module, self.space.shape, candidate.rules())
+            self._parts[candidate] = self.model.network(points.values(), self.threads)[0]
         return self._parts[candidate]
-
-    def _network(self, candidate: Candidate, rates: float | Mapping[str, float]) -> float:
-        module = network(self.space.scale, candidate.features, candidate.blocks)
-        points = points_of_module(module, self.space.shape, candidate.rules(rates))
-        return self.model.network(points.values(), self.threads)[0]
 
 
 def profile(space: SrSpace, device: Device, threads: int, layers: int, store: Measurements, progress: Progress) -> None:

@@ -269,9 +269,9 @@ def _read(out: Path) -> Plan | None:
 
 
 def _measured(candidate: Candidate, asked: Asked, device: Device, progress: Progress) -> float:
-    """What a network takes at the space's rate; its weights make no difference to that."""
+    """What a network takes; its weights make no difference to that."""
     space = asked.settings.space
-    recipe = recipe_of(space, candidate, candidate.rules(space.rate), cpu_of(device))
+    recipe = recipe_of(space, candidate, candidate.rules(), cpu_of(device))
     module = network(space.scale, candidate.features, candidate.blocks)
     return measure(recipe, module, device, asked.threads, progress)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,17 +37,22 @@ class Cell:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One network of a space: channels, the blocks that are not skipped, and how `tail` is pruned."""
+    """One network of a space: channels, the blocks that are not skipped, how `tail` is pruned, and the rate of all that is.
+
+    `rate` is 1 where nothing is pruned.
+    """
 
     features: int
     cells: tuple[Cell, ...]
     positions: tuple[int, ...]
-    tail: Choice
+    tail: Choice = "none"
+    rate: float = 1.0
 
     def __str__(self) -> str:
-        """Such as `16: b6(none block block) a2(pattern block), tail block`."""
+        """Such as `16: b6(none block block) a2(pattern block), tail block, at 3x`."""
         cells = " ".join(f"{cell.block}({' '.join(cell.schemes)})" for cell in self.cells)
-        return f"{self.features}: {cells or 'no blocks'}, tail {self.tail}"
+        rate = f", at {self.rate:g}x" if self.rate > 1 else ""
+        return f"{self.features}: {cells or 'no blocks'}, tail {self.tail}{rate}"
 
     @property
     def blocks(self) -> list[str]:
@@ -63,18 +69,18 @@ class Candidate:
         }
         return chosen | ({"tail": _scheme(self.tail, 3)} if self.tail != "none" else {})
 
-    def rules(self, rates: float | Mapping[str, float]) -> list[PruneRule]:
-        """A rule for every layer that is pruned, at one rate or each at its own by module path."""
+    def rules(self, rates: Mapping[str, float] | None = None) -> list[PruneRule]:
+        """A rule for every layer that is pruned, at the network's rate or each at its own by module path."""
         rules = []
         for path, scheme in self.schemes().items():
-            rate = rates if isinstance(rates, float) else rates[path]
+            rate = self.rate if rates is None else rates[path]
             block = _BLOCK_OF_ZEROS if scheme == "block_punched" else None
             rules.append(PruneRule(match=path, scheme=scheme, rate=rate, block=block))
         return rules
 
     def dense(self) -> Candidate:
         """The same network, nothing of it pruned."""
-        return Candidate(self.features, tuple(dense_cell(cell.block) for cell in self.cells), self.positions, "none")
+        return Candidate(self.features, tuple(dense_cell(cell.block) for cell in self.cells), self.positions)
 
 
 def dense_cell(block: str) -> Cell:
@@ -93,8 +99,8 @@ class SrSpace(BaseModel):
         cells: places for a block; each may be skipped.
         blocks: blocks that there are to choose from (edgectl.search.network); all share weights in the supernet.
         schemes: how a layer may be pruned.
-        rate: weights / weights kept of every layer that is pruned, while networks are compared; the rates of the network that
-            is found are its own.
+        rates: weights / weights kept, one for all layers of a network that are pruned while networks are compared; the layers
+            of the one that is found get rates of their own.
         baseline: the block of the dense network that others are compared with, which has all cells and most features.
     """
 
@@ -106,8 +112,8 @@ class SrSpace(BaseModel):
     cells: int = Field(default=4, ge=1, le=32)
     blocks: list[str] = Field(default=["a1", "a2", "b3", "b6"], min_length=1)
     schemes: list[Choice] = Field(default=["none", "filter", "pattern", "block"], min_length=1)
-    rate: float = Field(default=2.5, gt=1, le=16)
-    baseline: str = "b6"
+    rates: list[Annotated[float, Field(gt=1, le=16)]] = Field(default=[2.0, 3.0, 4.5, 7.0], min_length=1)
+    baseline: str = "a2"
 
     @field_validator("blocks", "baseline")
     @classmethod
@@ -130,7 +136,7 @@ class SrSpace(BaseModel):
 
     def parameters(self) -> dict[str, Sequence[Any]]:
         """Name -> choices of each parameter of a trial."""
-        names: dict[str, Sequence[Any]] = {"features": sorted(set(self.features)), "tail": self.schemes}
+        names: dict[str, Sequence[Any]] = {"features": sorted(set(self.features)), "rate": self.rates, "tail": self.schemes}
         for i in range(self.cells):
             names[f"cell{i}"] = [SKIP, *self.blocks]
             names |= {f"cell{i}.{place}": self.schemes for place in _PLACES}
@@ -147,7 +153,10 @@ class SrSpace(BaseModel):
             schemes = (_possible(parameters[f"cell{i}.{place}"], side) for place, side in zip(_PLACES, sides, strict=False))
             cells.append(Cell(block, tuple(schemes)))
             positions.append(i)
-        return Candidate(parameters["features"], tuple(cells), tuple(positions), parameters["tail"])
+        tail = parameters["tail"]
+        pruned = tail != "none" or any(scheme != "none" for cell in cells for scheme in cell.schemes)
+        rate = float(parameters["rate"]) if pruned else 1.0
+        return Candidate(parameters["features"], tuple(cells), tuple(positions), tail, rate)
 
     def random(self, chance: random.Random) -> dict[str, Any]:
         """Parameters drawn evenly."""
@@ -156,17 +165,25 @@ class SrSpace(BaseModel):
     def dense(self) -> Candidate:
         """The baseline."""
         cells = (dense_cell(self.baseline),) * self.cells
-        return Candidate(max(self.features), cells, tuple(range(self.cells)), "none")
+        return Candidate(max(self.features), cells, tuple(range(self.cells)))
 
     def smallest(self) -> Candidate:
         """The least there is: fewest features, no block, `tail` pruned if that is allowed."""
-        return Candidate(min(self.features), (), (), "block" if "block" in self.schemes else self.schemes[-1])
+        tail = "block" if "block" in self.schemes else self.schemes[-1]
+        return Candidate(min(self.features), (), (), tail, max(self.rates) if tail != "none" else 1.0)
+
+    def uniform(self) -> Iterator[dict[str, Any]]:
+        """Parameters of networks that are the same throughout: every block, every scheme, every rate; most features."""
+        for block, scheme, rate in itertools.product(self.blocks, self.schemes, sorted(self.rates)):
+            parameters: dict[str, Any] = dict.fromkeys(self.parameters(), scheme)
+            parameters |= dict.fromkeys((f"cell{i}" for i in range(self.cells)), block)
+            yield parameters | {"features": max(self.features), "rate": rate}
 
     def encode(self, parameters: Mapping[str, Any]) -> list[float]:
         """What predictors see of a network: choices as flags, those that make no difference at 0, and its sizes."""
         candidate = self.candidate(parameters)
         found = dict(zip(candidate.positions, candidate.cells, strict=True))
-        row = [candidate.features / max(self.features), len(candidate.cells) / self.cells]
+        row = [candidate.features / max(self.features), len(candidate.cells) / self.cells, 1 / candidate.rate]
         row += [float(candidate.tail == scheme) for scheme in self.schemes]
         dense, kept = self.weights(candidate)
         whole, _ = self.weights(self.dense())
@@ -180,7 +197,7 @@ class SrSpace(BaseModel):
         return row
 
     def weights(self, candidate: Candidate) -> tuple[float, float]:
-        """(weights of its convolutions, those that are kept at the space's rate)."""
+        """(weights of its convolutions, those that are kept)."""
         f, out = candidate.features, 3 * self.scale**2
         pruned = set(candidate.schemes())
         sizes = {"head": 27 * f, "skip": 75 * out, "tail": 9 * f * out}
@@ -188,7 +205,7 @@ class SrSpace(BaseModel):
             wide, n = int(cell.block[1:]) * f, narrow(f)
             inside = (9 * f * wide, 9 * wide * f) if cell.block[0] == "a" else (f * wide, wide * n, 9 * n * f)
             sizes |= {f"body.{i}.{name}": size for (name, _, _), size in zip(cell.layers(), inside, strict=True)}
-        kept = sum(size / (self.rate if path in pruned else 1) for path, size in sizes.items())
+        kept = sum(size / (candidate.rate if path in pruned else 1) for path, size in sizes.items())
         return float(sum(sizes.values())), kept
 
 

@@ -124,7 +124,8 @@ def train_supernet(
         UserError: the data is wrong, `out` holds another run, or the loss diverges.
         ToolError: `out` cannot be written.
     """
-    asked = {"space": space.model_dump(mode="json"), "train": spec.model_dump(mode="json"), "data": str(data.resolve())}
+    shared = space.model_dump(mode="json", include={"scale", "features", "cells", "blocks"})
+    asked = {"space": shared, "train": spec.model_dump(mode="json"), "data": str(data.resolve())}
     folder = RunFolder(out, asked | {"processes": hardware.devices, "precision": hardware.precision})
     folder.check(force=False)
     with torch.random.fork_rng(devices=[]):

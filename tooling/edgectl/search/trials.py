@@ -22,7 +22,7 @@ QUALITY, PREDICTED, MEASURED, NETWORK = "quality", "predicted", "measured", "net
 """Names of a trial's attributes: dB, twice ns of the device's clock, and the network in words."""
 
 Confirm = Callable[[Candidate], float]
-"""Measures a network at the space's rate: ns of the device's clock."""
+"""Measures a network: ns of the device's clock."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Tried:
 
     Attributes:
         quality: dB of the photographs held out.
-        ns: what the network takes at the space's rate, in ns of the device's clock.
+        ns: what the network takes, in ns of the device's clock.
         measured: whether that was measured, not predicted.
     """
 
@@ -107,8 +107,22 @@ class Objective:
             if len(_finished(study)) >= self.settings.trials:
                 study.stop()
 
+        if not study.get_trials(deepcopy=False):
+            for parameters in self.first():
+                study.enqueue_trial(parameters)
         if len(_finished(study)) < self.settings.trials:
             study.optimize(objective, callbacks=[stop_when_done])
+
+    def first(self) -> list[dict[str, Any]]:
+        """What is tried first: networks that are the same throughout, each at the least rate that is within the budget.
+
+        The rest is no more random than it must be: samplers that learn begin with these.
+        """
+        found: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for parameters in self.space.uniform():
+            if not self.hinge(parameters):
+                found.setdefault((parameters["cell0"], parameters["tail"]), parameters)
+        return list(found.values())
 
     def _try(
         self, candidate: Candidate, trial: optuna.Trial, study: optuna.Study, judge: Judge, confirm: Confirm | None
