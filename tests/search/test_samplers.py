@@ -237,9 +237,20 @@ def test_each_level_of_a_parameter_is_drawn_as_often_as_the_others() -> None:
         assert counts.max() - counts.min() < 0.2 * 8000 / levels
 
 
-def test_ensemble_and_evolution_find_more_than_chance_at_equal_evaluations() -> None:
-    """Of all networks in a table, whose latency costs nothing to know, over five seeds."""
-    problem = Table().problem()
+@pytest.fixture(scope="module")
+def table() -> Table:
+    """All networks of eight layers, whose latency costs nothing to know."""
+    return Table()
+
+
+def test_the_ensemble_finds_more_than_chance_and_than_evolution_at_equal_evaluations(table: Table) -> None:
+    problem = table.problem()
     found = compare(problem.objective, problem.distributions, range(5), 40, known=problem.known)
     best = {name: values[:, -1].mean() for name, values in found.items()}
-    assert best["ensemble"] > best["evolution"] > best["random"]
+    assert best["ensemble"] > max(best["evolution"], best["random"]) + 0.3
+
+
+def test_evolution_finds_more_than_chance_at_equal_evaluations(table: Table) -> None:
+    problem = table.problem()
+    found = compare(problem.objective, problem.distributions, range(5), 100, names=("random", "evolution"))
+    assert found["evolution"][:, -1].mean() > found["random"][:, -1].mean() + 0.1

@@ -18,7 +18,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from edgectl.errors import ToolError, UserError
-from edgectl.search.storage import RETRIES, open_study
+from edgectl.search.storage import RETRIES, check_storage, open_study, storage_errors
 
 from .study_worker import FACTS, NAME, finished, sampler
 
@@ -103,6 +103,29 @@ def test_two_workers_that_start_at_once_share_a_new_sqlite_file(url: str) -> Non
     assert len(set(tried)) == len(tried)
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_worker_whose_trial_was_given_to_another_is_told_so(url: str, late: bool) -> None:
+    study = joined(url)
+
+    def objective(trial: optuna.Trial) -> float:
+        value = _width(trial) if late else 0.0
+        joined(url).tell(trial.number, state=TrialState.FAIL)
+        return value if late else _width(trial)
+
+    told = r"^keeping trials in the storage .* failed: .*was given to another"
+    with pytest.raises(ToolError, match=told), storage_errors("keeping trials in", url):
+        study.optimize(objective, n_trials=1)
+
+
+@pytest.mark.parametrize("mistake", [AssertionError("mine"), ValueError("mine")])
+def test_a_mistake_of_the_objective_is_not_taken_for_the_storages(url: str, mistake: Exception) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        raise mistake
+
+    with pytest.raises(type(mistake), match="mine"), storage_errors("keeping trials in", url):
+        joined(url).optimize(objective, n_trials=1)
+
+
 def test_a_trial_whose_worker_is_killed_each_time_is_left_alone_in_the_end(url: str) -> None:
     study = open_study(url, NAME, RandomSampler(seed=0), FACTS)
     study.enqueue_trial({"block": "a", "width": 1, "depth": 1})
@@ -171,67 +194,99 @@ def test_a_server_that_does_not_answer_is_told_by_its_step_without_its_password(
         with pytest.raises(
             ToolError, match=r"^opening the storage postgresql://searcher:\*\*\*@.* failed: .*timeout"
         ) as caught:
-            open_study(url, NAME, RandomSampler(), FACTS)
+            check_storage(url)
     assert "hidden" not in str(caught.value)
     with pytest.raises(ToolError, match=r"Connection refused|refused"):
         open_study(url, NAME, RandomSampler(), FACTS)
 
 
-def _server_programs() -> Path | None:
-    found = shutil.which("initdb")
-    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
-    return Path(found).parent if found else installed[-1].parent if installed else None
+class Server:
+    """A PostgreSQL server of our own, on a port and in a folder of its own, with a password."""
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self.folder, self.programs = folder, programs
+        self.user = "nobody" if os.getuid() == 0 else None  # a server refuses to run as root
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        password = folder / "password"
+        password.write_text("se{cr}et")
+        if self.user is not None:
+            shutil.chown(folder, self.user)
+            shutil.chown(password, self.user)
+        self.run("initdb", "-D", folder / "data", "-U", "searcher", "-A", "scram-sha-256", f"--pwfile={password}", "--no-sync")
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"postgresql+psycopg://searcher:se{{cr}}et@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        options = f"-c listen_addresses=127.0.0.1 -c port={self.port} -c unix_socket_directories={self.folder} -c fsync=off"
+        self.run("pg_ctl", "start", "-w", "-D", self.folder / "data", "-l", self.folder / "log", "-o", options)
+
+    def stop(self) -> None:
+        self.run("pg_ctl", "stop", "-D", self.folder / "data", "-m", "immediate")
+
+    def run(self, program: str, *arguments: object) -> None:
+        command = [str(self.programs / program), *map(str, arguments)]
+        subprocess.run(command, user=self.user, cwd=self.folder, check=True, timeout=120, stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """A PostgreSQL server of our own, on a port and in a folder of its own; its URL, with a password."""
+def server() -> Iterator[Server]:
     pytest.importorskip("psycopg")
-    programs = _server_programs()
-    if programs is None:
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    found = shutil.which("initdb") or (installed[-1] if installed else None)
+    if found is None:
         pytest.skip("there is no PostgreSQL server here: apt-get install postgresql")
-    user = "nobody" if os.getuid() == 0 else None  # a server refuses to run as root
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     folder = Path(tempfile.mkdtemp(prefix="edgectl-postgres-"))
     try:
-        (folder / "password").write_text("se{cr}et")
-        for path in (folder, folder / "password"):
-            shutil.chown(path, user) if user else None
-
-        def run(program: str, *arguments: object) -> None:
-            subprocess.run([str(programs / program), *map(str, arguments)], user=user, cwd=folder, check=True, timeout=120)
-
-        data, log = folder / "data", folder / "log"
-        run("initdb", "-D", data, "-U", "searcher", "-A", "scram-sha-256", f"--pwfile={folder / 'password'}", "--no-sync")
-        options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
-        run("pg_ctl", "start", "-w", "-D", data, "-l", log, "-o", options)
+        running = Server(folder, Path(found).parent)
         try:
-            yield f"postgresql+psycopg://searcher:se{{cr}}et@127.0.0.1:{port}/postgres"
+            yield running
         finally:
-            run("pg_ctl", "stop", "-D", data, "-m", "immediate")
+            running.stop()
     finally:
         shutil.rmtree(folder)
 
 
-def test_two_workers_share_a_study_on_a_postgresql_server_and_one_takes_over_what_the_other_was_killed_in(server: str) -> None:
-    doomed, other = start(server, 16, "--seed", 1, "--hang", 3, "--gate"), start(server, 16, "--seed", 2, "--gate")
+def test_two_workers_share_a_study_on_a_postgresql_server_and_one_takes_over_what_the_other_was_killed_in(
+    server: Server,
+) -> None:
+    doomed, other = start(server.url, 16, "--seed", 1, "--hang", 3, "--gate"), start(server.url, 16, "--seed", 2, "--gate")
     start_together(doomed, other)
     kill_when_hanging(doomed)
     wait(other)
-    wait(start(server, 20, "--seed", 3))
-    study = joined(server)
+    wait(start(server.url, 20, "--seed", 3))
+    study = joined(server.url)
     check_shared(study, 20)
     (broken,) = (trial for trial in study.trials if trial.state == TrialState.FAIL)
     assert broken.params in points(finished(study))
 
 
-def test_a_wrong_password_is_the_servers_word_and_is_not_shown(server: str) -> None:
+def test_a_wrong_password_is_the_servers_word_and_is_not_shown(server: Server) -> None:
     with pytest.raises(
         ToolError, match=r"^opening the storage .*:\*\*\*@.* failed: .*password authentication failed"
     ) as caught:
-        open_study(server.replace("se{cr}et", "wrongone"), NAME, RandomSampler(), FACTS)
+        open_study(server.url.replace("se{cr}et", "wrongone"), NAME, RandomSampler(), FACTS)
     assert "wrongone" not in str(caught.value)
+
+
+def test_a_server_that_goes_away_in_the_middle_is_told_and_has_the_finished_trials_when_it_is_back(server: Server) -> None:
+    study = open_study(server.url, "another study", RandomSampler(seed=0), FACTS)
+
+    def objective(trial: optuna.Trial) -> float:
+        value = _width(trial)
+        if trial.number == 3:
+            server.stop()
+        return value
+
+    told = r"^keeping trials in the storage .*:\*\*\*@.* failed: "
+    with pytest.raises(ToolError, match=told) as caught, storage_errors("keeping trials in", server.url):
+        study.optimize(objective, n_trials=9)
+    assert "secret" not in str(caught.value).replace("{", "").replace("}", "")
+    server.start()
+    assert len(finished(open_study(server.url, "another study", RandomSampler(), FACTS))) == 3
 
 
 def test_a_study_of_another_sampler_is_gone_on_with(url: str) -> None:

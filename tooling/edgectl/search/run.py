@@ -32,7 +32,7 @@ from edgectl.search.latency import Latencies, cpu_of, in_turns, measure, parse_b
 from edgectl.search.network import network
 from edgectl.search.settings import Settings
 from edgectl.search.space import Candidate
-from edgectl.search.storage import open_study, parse_url
+from edgectl.search.storage import check_storage, open_study, storage_errors
 from edgectl.search.supernet import Supernet, train_supernet
 from edgectl.search.trials import Objective
 from edgectl.tasks.sr import image_files, photographs_of
@@ -124,7 +124,7 @@ def search(asked: Asked, progress: Progress) -> Found:
     for part in ("train", "test"):
         image_files(photographs_of(asked.data, part))
     if asked.storage is not None:
-        parse_url(asked.storage)
+        check_storage(asked.storage)
     _check(asked)
     task = SearchTask(settings.space)
     with _pausing(asked):
@@ -136,7 +136,7 @@ def search(asked: Asked, progress: Progress) -> Found:
         objective = Objective(settings, latencies, plan.budget, plan.baseline)
         study = _study(asked, objective, out)
         judge = _judge(asked.hardware, supernet, task, asked.data, settings, progress)
-        with _workers(asked):
+        with _workers(asked), storage_errors("keeping trials in", asked.storage or _sqlite(out)):
             objective.run(study, judge, progress, lambda candidate: _measured(candidate, asked, device, progress))
         best = objective.best(study)
         finisher = Finisher(settings, supernet, latencies, device, asked.data, out, asked.hardware, progress)
@@ -197,8 +197,10 @@ def work(out: Path, storage: str | None, data: Path | None, seed: int, progress:
     store = Measurements(History(out / MEASUREMENTS))
     latencies = Latencies(settings.space, LatencyModel.of(store, plan.device, plan.clock), plan.threads)
     objective = Objective(settings, latencies, plan.budget, plan.baseline)
-    study = open_study(storage or _sqlite(out), _name(out), objective.sampler(seed), _facts(plan, out))
-    objective.run(study, _judge(hardware, supernet, task, photographs, settings, progress), progress)
+    url = storage or _sqlite(out)
+    study = open_study(url, _name(out), objective.sampler(seed), _facts(plan, out))
+    with storage_errors("keeping trials in", url):
+        objective.run(study, _judge(hardware, supernet, task, photographs, settings, progress), progress)
     return len(objective.tried(study))
 
 

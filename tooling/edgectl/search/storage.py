@@ -7,8 +7,8 @@ import re
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,14 @@ try:
     from optuna.trial import FrozenTrial, TrialState
     from sqlalchemy import Connection, event
     from sqlalchemy.engine import URL, make_url
-    from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, ProgrammingError, SQLAlchemyError
+    from sqlalchemy.exc import (
+        ArgumentError,
+        IntegrityError,
+        NoSuchModuleError,
+        OperationalError,
+        ProgrammingError,
+        SQLAlchemyError,
+    )
 except ImportError as error:
     raise UserError("A search keeps its trials with Optuna: run `pip install 'edgectl[search]'`.") from error
 
@@ -33,6 +40,8 @@ _RETRIED, _RETRY_OF = "retried", "retry of"
 _WORKER = "edgectl:worker"
 _HEARTBEAT, _GRACE = 5, 60
 """Seconds between a worker's signs of life, and those without one after which its trial is another's."""
+_OPTUNAS = (UnboundLocalError, AssertionError, ValueError)
+"""What `Study.optimize` stumbles over itself where it cannot write how a trial ended; the cause is in their context."""
 _BUSY, _CONNECT, _SILENT = 60, 5, 30
 _KINDS = "write postgresql://USER:PASSWORD@HOST/DATABASE, or sqlite:///FILE for workers on one machine"
 
@@ -53,9 +62,9 @@ def open_study(url: str, name: str, sampler: optuna.samplers.BaseSampler, facts:
         ToolError: the database does not answer.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a failing trial is told by whoever catches its error
-    parsed = parse_url(url)
+    parsed = _parsed(url)
     shown = _without_password(url)
-    with storage_errors(url, "opening"), warnings.catch_warnings():
+    with storage_errors("opening", url), warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         storage = _opened(parsed, shown)
         try:
@@ -67,21 +76,41 @@ def open_study(url: str, name: str, sampler: optuna.samplers.BaseSampler, facts:
     return study
 
 
-@contextmanager
-def storage_errors(url: str, step: str) -> Iterator[None]:
-    """Says of what fails in a database which storage it is; `step` as in "opening".
+def check_storage(url: str) -> None:
+    """Refuses a storage that cannot be or does not answer, before any work is done for it.
 
     Raises:
-        ToolError: the database failed, or gave this worker's trial to another.
+        UserError, ToolError: as `open_study`.
+    """
+    parsed = _parsed(url)
+    with storage_errors("opening", url), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        _opened(parsed, _without_password(url)).engine.dispose()
+
+
+@contextmanager
+def storage_errors(step: str, url: str) -> Iterator[None]:
+    """Says of a database that fails in a block which storage it is.
+
+    Args:
+        step: as in "opening", "keeping trials in".
+
+    Raises:
+        ToolError: the database failed, or has given this worker's trial to another.
     """
     try:
         yield
-    except UpdateFinishedTrialError as error:
-        detail = "this worker was silent for so long that its trial was given to another"
-        raise ToolError(f"{step} the storage {_without_password(url)}", detail) from error
-    except (SQLAlchemyError, StorageInternalError, sqlite3.Error, OSError) as error:
-        cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
-        raise ToolError(f"{step} the storage {_without_password(url)}", first_line(cause)) from error
+    except (StorageInternalError, SQLAlchemyError, UpdateFinishedTrialError, *_OPTUNAS) as error:
+        failure: BaseException | None = error
+        while isinstance(failure, UnboundLocalError | AssertionError):
+            failure = failure.__context__
+        if isinstance(failure, UpdateFinishedTrialError) or str(failure).startswith("Cannot tell a"):
+            detail = "this worker was silent for so long that its trial was given to another"
+        elif isinstance(failure, StorageInternalError | SQLAlchemyError):
+            detail = first_line(failure.__cause__ or failure)
+        else:
+            raise
+        raise _failed(step, url, detail) from error
 
 
 def retry(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -110,14 +139,27 @@ class _Storage(RDBStorage):
         )
         if url.get_backend_name() == "sqlite":
             event.listen(self.engine, "begin", _lock)
-        self._signed = -1
+
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        trial = super()._create_new_trial(study_id, template_trial)
+        if trial.state == TrialState.RUNNING:
+            self._sign(trial._trial_id)
+        return trial
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """As Optuna's; a trial that begins to run is signed by this worker."""
+        changed = super().set_trial_state_values(trial_id, state, values)
+        if changed and state == TrialState.RUNNING:
+            self._sign(trial_id)
+        return changed
+
+    def _sign(self, trial_id: int) -> None:
+        self.set_trial_system_attr(trial_id, _WORKER, this_worker())
 
     def record_heartbeat(self, trial_id: int) -> None:
-        """A sign of life; the first of a trial says whose."""
-        if trial_id != self._signed:
-            self.set_trial_system_attr(trial_id, _WORKER, this_worker())
-            self._signed = trial_id
-        super().record_heartbeat(trial_id)
+        """A sign of life for other machines. One that cannot be given is not missed, as long as others can."""
+        with suppress(StorageInternalError, SQLAlchemyError):
+            super().record_heartbeat(trial_id)
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
         silent = set(super()._get_stale_trial_ids(study_id))
@@ -130,7 +172,7 @@ def _lock(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def parse_url(url: str) -> URL:
+def _parsed(url: str) -> URL:
     """A storage's URL, PostgreSQL's with the driver that is used here.
 
     Raises:
@@ -159,8 +201,10 @@ def _opened(url: URL, shown: str) -> _Storage:
         for pause in (0.1, 0.4, 1.6):
             try:
                 return _Storage(url, options)
-            except (ProgrammingError, IntegrityError):  # another worker makes the same tables at this moment
-                time.sleep(pause)
+            except (ProgrammingError, IntegrityError, OperationalError) as error:
+                if isinstance(error, OperationalError) and "already exists" not in str(error):
+                    raise
+                time.sleep(pause)  # another worker makes the same tables at this moment
         return _Storage(url, options)
     except (ImportError, NoSuchModuleError) as error:
         need = "psycopg" if url.drivername == "postgresql+psycopg" else f"the driver of {url.drivername}"
@@ -170,13 +214,18 @@ def _opened(url: URL, shown: str) -> _Storage:
 
 
 def _prepare(file: Path) -> None:
-    """Makes an SQLite file whose readers and writers do not wait for each other. Raises UserError where it is another file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Makes an SQLite file whose readers and writers do not wait for each other.
+
+    Raises:
+        UserError: the file is something else.
+        ToolError: it cannot be made.
+    """
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(file, timeout=_BUSY)) as db:
             db.execute("PRAGMA journal_mode=WAL")
-    except sqlite3.OperationalError:
-        raise
+    except (OSError, sqlite3.OperationalError) as error:
+        raise _failed("opening", f"sqlite:///{file}", first_line(error)) from error
     except sqlite3.DatabaseError as error:
         raise UserError(f"{file} is not an SQLite file: give the storage another name.") from error
 
@@ -198,6 +247,10 @@ def _compare(study: optuna.Study, facts: dict[str, Any], shown: str) -> None:
     ]
     if differ:
         raise UserError(f"The study {study.study_name!r} in {shown} has {'; '.join(differ)}: ask the same, or begin another.")
+
+
+def _failed(step: str, url: str, detail: str) -> ToolError:
+    return ToolError(f"{step} the storage {_without_password(url)}", detail)
 
 
 def _without_password(url: str) -> str:
