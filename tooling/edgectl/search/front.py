@@ -17,7 +17,7 @@ Kind = Literal["predicted", "measured", "found", "baseline"]
 _PAGE = Path(__file__).with_name("front.html")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 860, 480, 60, 44, 24, 16
 _ROOM = 0.06
-_TICKS = 6
+_TICKS = 8
 _TOLD: dict[Kind, str] = {
     "predicted": "tried, latency predicted",
     "measured": "tried, latency measured",
@@ -156,10 +156,12 @@ def _svg(front: Front, names: dict[int, str], title: str) -> Iterator[str]:
 
 def _legend(front: Front) -> Iterator[str]:
     shown = [(kind, told) for kind, told in _TOLD.items() if any(dot.kind == kind for dot in front.dots)]
+    top = _HEIGHT - _BOTTOM - 18 * len(shown) - 12
+    yield f'<rect class="legend" x="{_WIDTH - 290}" y="{top}" width="{290 - _RIGHT}" height="{18 * len(shown) + 8}"/>'
     for i, (kind, told) in enumerate(shown):
-        height = _HEIGHT - _BOTTOM - 14 - 18 * (len(shown) - 1 - i)
-        yield f'<path class="mark {kind}" d="{_SHAPES[kind]}" transform="translate({_WIDTH - 250} {height})"/>'
-        yield f'<text x="{_WIDTH - 236}" y="{height + 4}">{told}</text>'
+        height = top + 14 + 18 * i
+        yield f'<path class="mark {kind}" d="{_SHAPES[kind]}" transform="translate({_WIDTH - 276} {height})"/>'
+        yield f'<text x="{_WIDTH - 262}" y="{height + 4}">{told}</text>'
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
