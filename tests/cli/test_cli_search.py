@@ -133,13 +133,13 @@ def test_a_mistake_is_one_sentence_and_begins_nothing(
     assert not (tmp_path / "run/supernet").exists()
 
 
-def test_a_folder_without_photographs_or_with_something_else_is_refused(edgectl: Edgectl, tmp_path: Path):
+def test_a_folder_without_photographs_or_with_something_else_is_refused(edgectl: Edgectl, photographs: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     said = edgectl("search", "sr", "--data", tmp_path / "empty", "--budget", "50%", "--out", tmp_path / "run")
     assert_one_sentence(said, "no images")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/thesis.txt").write_text("mine", encoding="utf-8")
-    said = edgectl("search", "sr", "--data", tmp_path / "empty", "--budget", "50%", "--out", tmp_path / "other")
+    said = edgectl("search", "sr", "--data", photographs, "--budget", "50%", "--out", tmp_path / "other")
     assert_one_sentence(said, "is not a search")
     assert_one_sentence(edgectl("search", "worker", tmp_path / "other"), "holds no search")
 

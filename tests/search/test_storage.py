@@ -113,7 +113,7 @@ def test_a_worker_whose_trial_was_given_to_another_is_told_so(url: str, late: bo
         return value if late else _width(trial)
 
     told = r"^keeping trials in the storage .* failed: .*was given to another"
-    with pytest.raises(ToolError, match=told), storage_errors("keeping trials in", url):
+    with pytest.raises(ToolError, match=told), storage_errors(url, "keeping trials in"):
         study.optimize(objective, n_trials=1)
 
 
@@ -122,7 +122,7 @@ def test_a_mistake_of_the_objective_is_not_taken_for_the_storages(url: str, mist
     def objective(trial: optuna.Trial) -> float:
         raise mistake
 
-    with pytest.raises(type(mistake), match="mine"), storage_errors("keeping trials in", url):
+    with pytest.raises(type(mistake), match="mine"), storage_errors(url, "keeping trials in"):
         joined(url).optimize(objective, n_trials=1)
 
 
@@ -282,7 +282,7 @@ def test_a_server_that_goes_away_in_the_middle_is_told_and_has_the_finished_tria
         return value
 
     told = r"^keeping trials in the storage .*:\*\*\*@.* failed: "
-    with pytest.raises(ToolError, match=told) as caught, storage_errors("keeping trials in", server.url):
+    with pytest.raises(ToolError, match=told) as caught, storage_errors(server.url, "keeping trials in"):
         study.optimize(objective, n_trials=9)
     assert "secret" not in str(caught.value).replace("{", "").replace("}", "")
     server.start()

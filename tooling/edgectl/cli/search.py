@@ -59,7 +59,9 @@ def sr(
     chosen = Settings.load(settings, changes or ())
     with progress() as say:
         say("starting PyTorch", None)
-        from edgectl.search.run import Asked, document, search
+        from edgectl.search.folder import Asked
+        from edgectl.search.report import document
+        from edgectl.search.run import search
         from edgectl.training.loop import Hardware
 
         asked = Asked(

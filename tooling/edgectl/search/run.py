@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import optuna
 
-from edgectl.artifact import sha256
 from edgectl.device import Device, open_device
 from edgectl.errors import ToolError, UserError
 from edgectl.lowering import build
 from edgectl.profile.history import History
 from edgectl.profile.latency_model import LatencyModel
 from edgectl.profile.measurements import Measurements
-from edgectl.profile.picture import write_picture
 from edgectl.search.finish import Finisher, Trained
-from edgectl.search.front import Dot, Front, page, picture
+from edgectl.search.folder import (
+    MEASUREMENTS,
+    PLAN,
+    REPORT,
+    SUPERNET,
+    VERSION,
+    Asked,
+    Plan,
+    check,
+    facts,
+    read_plan,
+    sqlite,
+    write_json,
+)
 from edgectl.search.held_out import SearchTask
 from edgectl.search.judge import Judge
 from edgectl.search.latency import Latencies, cpu_of, in_turns, measure, parse_budget, profile, recipe_of
 from edgectl.search.network import network
+from edgectl.search.report import Found, document, write_front
 from edgectl.search.settings import Settings
 from edgectl.search.space import Candidate
 from edgectl.search.storage import check_storage, open_study, storage_errors
@@ -37,73 +46,10 @@ from edgectl.search.supernet import Supernet, train_supernet
 from edgectl.search.trials import Objective
 from edgectl.tasks.sr import image_files, photographs_of
 from edgectl.tasks.task import Progress
-from edgectl.training.folder import WEIGHTS
 from edgectl.training.loop import Hardware
 
-ASKED, PLAN, REPORT, STUDY, MEASUREMENTS = "search.json", "plan.json", "report.json", "study.db", "measurements.db"
-_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a user asks a search for.
-
-    Attributes:
-        budget: as it was written: `33ms`, `120M`, `50%`.
-        storage: of the trials; None for an SQLite file in `out`.
-        workers: processes that try networks.
-        baseline: train the space's baseline too, to see what the budget costs.
-    """
-
-    settings: Settings
-    data: Path
-    device: str
-    threads: int
-    budget: str
-    out: Path
-    hardware: Hardware
-    storage: str | None = None
-    workers: int = 1
-    baseline: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What every worker of a search must know: written once, read by those that join.
-
-    Attributes:
-        budget, baseline: ns of the device's clock; the latter is the space's baseline, measured.
-    """
-
-    version: int
-    settings: dict[str, Any]
-    data: str
-    device: str
-    clock: str
-    threads: int
-    budget: float
-    baseline: float
-    precision: str
-    accelerator: str
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a search found.
-
-    Attributes:
-        ns, baseline_ns: of the found network and of the baseline, dense, measured in turns, in ns of the device's clock.
-        budget: in the same.
-        shown: writes such a time for people.
-    """
-
-    trained: Trained
-    ns: float
-    baseline_ns: float
-    budget: float
-    baseline: Trained | None
-    trials: int
-    latencies: Latencies
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def search(asked: Asked, progress: Progress) -> Found:
@@ -125,58 +71,26 @@ def search(asked: Asked, progress: Progress) -> Found:
         image_files(photographs_of(asked.data, part))
     if asked.storage is not None:
         check_storage(asked.storage)
-    _check(asked)
+    check(asked)
     task = SearchTask(settings.space)
     with _pausing(asked):
-        supernet = train_supernet(
-            settings.space, settings.supernet, task, asked.data, out / "supernet", asked.hardware, progress
-        )
+        supernet = train_supernet(settings.space, settings.supernet, task, asked.data, out / SUPERNET, asked.hardware, progress)
         latencies = _latencies(asked, device, progress)
         plan = _plan(asked, device, latencies, progress)
         objective = Objective(settings, latencies, plan.budget, plan.baseline)
-        study = _study(asked, objective, out)
-        judge = _judge(asked.hardware, supernet, task, asked.data, settings, progress)
-        with _workers(asked), storage_errors("keeping trials in", asked.storage or _sqlite(out)):
+        storage = asked.storage or sqlite(out)
+        study = _study(storage, objective, plan, out, settings.seed)
+        judge = Judge(asked.hardware.launch(), supernet, task, asked.data, settings.fine_tune, settings.steps, progress)
+        with _workers(asked), storage_errors(storage, "keeping trials in"):
             objective.run(study, judge, progress, lambda candidate: _measured(candidate, asked, device, progress))
         best = objective.best(study)
         finisher = Finisher(settings, supernet, latencies, device, asked.data, out, asked.hardware, progress)
         trained = finisher.pruned(best.candidate, "found", plan.budget)
         baseline = finisher.dense(settings.space.dense(), "baseline") if asked.baseline else None
         found = _compared(trained, baseline, plan, asked, objective, device, study, progress)
-        _write_json(out / REPORT, document(asked, found))
-        _write_front(asked, objective, study)
+        write_json(out / REPORT, document(asked, found))
+        write_front(asked, objective, objective.tried(study))
     return found
-
-
-def document(asked: Asked, found: Found) -> dict[str, Any]:
-    """What a search found, as JSON: times in ms, or in executed instructions of an emulated device."""
-    wall = found.latencies.clock == "wall"
-
-    def quoted(ns: float) -> float:
-        return round(ns / 1e6, 4) if wall else round(ns)
-
-    def trained(each: Trained, ns: float) -> dict[str, Any]:
-        score = asdict(each.score)
-        return {"network": str(each.candidate), "folder": str(each.folder), "latency": quoted(ns), "score": score}
-
-    layers = found.trained.artifact.manifest.layers
-    return {
-        "version": _VERSION,
-        "device": asked.device,
-        "clock": found.latencies.clock,
-        "unit": "ms" if wall else found.latencies.clock,
-        "threads": asked.threads,
-        "budget": quoted(found.budget),
-        "trials": found.trials,
-        "found": trained(found.trained, found.ns),
-        "baseline": {"network": str(asked.settings.space.dense()), "latency": quoted(found.baseline_ns)}
-        | (trained(found.baseline, found.baseline_ns) if found.baseline else {}),
-        "layers": [
-            {"name": layer.name, "scheme": layer.scheme, "rate": round(layer.rate, 3), "nonzeros": layer.nonzeros}
-            for layer in layers
-            if layer.weights
-        ],
-    }
 
 
 def work(out: Path, storage: str | None, data: Path | None, seed: int, progress: Progress) -> int:
@@ -186,44 +100,46 @@ def work(out: Path, storage: str | None, data: Path | None, seed: int, progress:
         UserError: no search has come as far as its trials in `out`, or the storage is another's.
         ToolError: the storage fails.
     """
-    plan = _read(out)
+    joint = joined(out, data, progress)
+    url = storage or sqlite(out)
+    study = _study(url, joint.objective, joint.plan, out, seed)
+    judge = Judge(
+        joint.fabric, joint.supernet, SearchTask(joint.settings.space), joint.data, joint.settings.fine_tune,
+        joint.settings.steps, progress,
+    )  # fmt: skip
+    with storage_errors(url, "keeping trials in"):
+        joint.objective.run(study, judge, progress)
+    return len(joint.objective.tried(study))
+
+
+@dataclass(frozen=True)
+class Joined:
+    """All that a worker needs of a search that another began."""
+
+    plan: Plan
+    settings: Settings
+    data: Path
+    supernet: Supernet
+    objective: Objective
+    fabric: Fabric
+
+
+def joined(out: Path, data: Path | None, progress: Progress) -> Joined:
+    """Reads a search that has begun its trials from its folder, or a copy of it; `data` is where its photographs are now.
+
+    Raises:
+        UserError: there is none.
+    """
+    plan = read_plan(out)
     if plan is None:
         raise UserError(f"{out} holds no search that has begun its trials: start it with `edgectl search sr --out {out}`.")
-    settings = Settings.model_validate(plan.settings)
-    photographs = data or Path(plan.data)
-    hardware = Hardware(plan.accelerator, 1, plan.precision)
+    settings, hardware = Settings.model_validate(plan.settings), Hardware(plan.accelerator, 1, plan.precision)
     task = SearchTask(settings.space)
-    supernet = train_supernet(settings.space, settings.supernet, task, Path(plan.data), out / "supernet", hardware, progress)
-    store = Measurements(History(out / MEASUREMENTS))
-    latencies = Latencies(settings.space, LatencyModel.of(store, plan.device, plan.clock), plan.threads)
-    objective = Objective(settings, latencies, plan.budget, plan.baseline)
-    url = storage or _sqlite(out)
-    study = open_study(url, _name(out), objective.sampler(seed), _facts(plan, out))
-    with storage_errors("keeping trials in", url):
-        objective.run(study, _judge(hardware, supernet, task, photographs, settings, progress), progress)
-    return len(objective.tried(study))
-
-
-def _check(asked: Asked) -> None:
-    """Writes what is asked into the folder of the search; raises UserError where it holds anything else."""
-    out, file = asked.out, asked.out / ASKED
-    wanted = {
-        "settings": asked.settings.model_dump(mode="json"),
-        "data": str(asked.data.resolve()),
-        **{"device": asked.device, "threads": asked.threads, "budget": asked.budget, "precision": asked.hardware.precision},
-    }
-    if file.is_file():
-        try:
-            former = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{file} is damaged: choose another --out.") from error
-        differ = [name for name, value in wanted.items() if former.get(name) != value]
-        if differ:
-            raise UserError(f"{out} holds a search with other {' and '.join(differ)}: choose another --out, or ask the same.")
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not a search: choose another --out.")
-    _write_json(file, wanted)
+    supernet = train_supernet(settings.space, settings.supernet, task, Path(plan.data), out / SUPERNET, hardware, progress)
+    model = LatencyModel.of(Measurements(History(out / MEASUREMENTS)), plan.device, plan.clock)
+    objective = Objective(settings, Latencies(settings.space, model, plan.threads), plan.budget, plan.baseline)
+    objective.latencies.correct({settings.space.dense(): plan.baseline})
+    return Joined(plan, settings, data or Path(plan.data), supernet, objective, hardware.launch())
 
 
 def _plan(asked: Asked, device: Device, latencies: Latencies, progress: Progress) -> Plan:
@@ -232,7 +148,7 @@ def _plan(asked: Asked, device: Device, latencies: Latencies, progress: Progress
     Raises:
         UserError: the budget is below what the smallest network needs.
     """
-    known = _read(asked.out)
+    known = read_plan(asked.out)
     if known is not None:
         return known
     space, out = asked.settings.space, asked.out
@@ -250,23 +166,10 @@ def _plan(asked: Asked, device: Device, latencies: Latencies, progress: Progress
             )
     settings, hardware = asked.settings.model_dump(mode="json"), asked.hardware
     plan = Plan(
-        _VERSION, settings, str(asked.data.resolve()), device.name, latencies.clock, asked.threads,
+        VERSION, settings, str(asked.data.resolve()), device.name, latencies.clock, asked.threads,
         budget, baseline, hardware.precision, hardware.accelerator,
     )  # fmt: skip
-    _write_json(out / PLAN, asdict(plan))
-    return plan
-
-
-def _read(out: Path) -> Plan | None:
-    try:
-        raw = json.loads((out / PLAN).read_text(encoding="utf-8"))
-        plan = Plan(**raw)
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, OSError) as error:
-        raise UserError(f"{out / PLAN} is no plan of a search: choose another --out.") from error
-    if plan.version != _VERSION:
-        raise UserError(f"{out / PLAN} was written by another version of edgectl: choose another --out.")
+    write_json(out / PLAN, asdict(plan))
     return plan
 
 
@@ -292,37 +195,8 @@ def _latencies(asked: Asked, device: Device, progress: Progress) -> Latencies:
     return Latencies(space, LatencyModel.of(Measurements(History(file)), device.name, clock), asked.threads)
 
 
-def _judge(
-    hardware: Hardware, supernet: Supernet, task: SearchTask, data: Path, settings: Settings, progress: Progress
-) -> Judge:
-    return Judge(hardware.launch(), supernet, task, data, settings.fine_tune, settings.steps, progress)
-
-
-def _study(asked: Asked, objective: Objective, out: Path) -> optuna.Study:
-    plan = _read(out)
-    assert plan is not None
-    return open_study(asked.storage or _sqlite(out), _name(out), objective.sampler(asked.settings.seed), _facts(plan, out))
-
-
-def _facts(plan: Plan, out: Path) -> dict[str, Any]:
-    """What all workers of a study must agree on."""
-    trained = sha256(out / "supernet" / WEIGHTS)
-    settings = hashlib.sha256(json.dumps(plan.settings, sort_keys=True).encode()).hexdigest()[:16]
-    return {
-        "settings": settings,
-        "supernet": trained[:16],
-        "device": plan.device,
-        "budget": plan.budget,
-        "threads": plan.threads,
-    }
-
-
-def _name(out: Path) -> str:
-    return f"edgectl {out.resolve().name}"
-
-
-def _sqlite(out: Path) -> str:
-    return f"sqlite:///{(out / STUDY).resolve()}"
+def _study(storage: str, objective: Objective, plan: Plan, out: Path, seed: int) -> optuna.Study:
+    return open_study(storage, f"edgectl {out.resolve().name}", objective.sampler(seed), facts(plan, out))
 
 
 @contextmanager
@@ -380,33 +254,3 @@ def _compared(
             beside = baseline.artifact
         ns, baseline_ns = in_turns([trained.artifact, beside], device, asked.threads, progress)
     return Found(trained, ns, baseline_ns, plan.budget, baseline, len(objective.tried(study)), objective.latencies)
-
-
-def _write_front(asked: Asked, objective: Objective, study: optuna.Study) -> None:
-    """The front of all that was tried, as a page and, where matplotlib is installed, as a picture."""
-    unit = 1e6 if objective.latencies.clock == "wall" else 1.0
-    dots = [
-        Dot(tried.ns / unit, tried.quality, str(tried.candidate), "measured" if tried.measured else "predicted")
-        for tried in objective.tried(study)
-    ]
-    name = "ms" if objective.latencies.clock == "wall" else objective.latencies.clock
-    front = Front(dots, f"{name} on {asked.device}", "held-out Y-PSNR, dB", objective.budget / unit)
-    title = f"{len(dots)} networks of the search {asked.out.name}"
-    _write_text(asked.out / "front.html", page(front, title))
-    if importlib.util.find_spec("matplotlib") is not None:
-        write_picture(picture(front, title), asked.out / "front.png")
-
-
-def _write_json(file: Path, document: Mapping[str, Any]) -> None:
-    _write_text(file, json.dumps(document, indent=1) + "\n")
-
-
-def _write_text(file: Path, text: str) -> None:
-    """Writes a file whole or not at all. Raises ToolError."""
-    new = file.with_name(f".{file.name}.new")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(text, encoding="utf-8")
-        new.replace(file)
-    except OSError as error:
-        raise ToolError(f"writing {file}", error.strerror or str(error)) from error

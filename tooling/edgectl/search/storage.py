@@ -64,7 +64,7 @@ def open_study(url: str, name: str, sampler: optuna.samplers.BaseSampler, facts:
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a failing trial is told by whoever catches its error
     parsed = _parsed(url)
     shown = _without_password(url)
-    with storage_errors("opening", url), warnings.catch_warnings():
+    with storage_errors(url, "opening"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         storage = _opened(parsed, shown)
         try:
@@ -83,13 +83,13 @@ def check_storage(url: str) -> None:
         UserError, ToolError: as `open_study`.
     """
     parsed = _parsed(url)
-    with storage_errors("opening", url), warnings.catch_warnings():
+    with storage_errors(url, "opening"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         _opened(parsed, _without_password(url)).engine.dispose()
 
 
 @contextmanager
-def storage_errors(step: str, url: str) -> Iterator[None]:
+def storage_errors(url: str, step: str) -> Iterator[None]:
     """Says of a database that fails in a block which storage it is.
 
     Args:
