@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
@@ -306,8 +306,20 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        first = " ".join(str(error).split())[:300]
-        raise UserError(f"The weights in {path} do not fit the model: {first}") from error
+        own = model.state_dict()
+        differ = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+        problems = (
+            (own.keys() - state.keys(), "missing"),
+            (state.keys() - own.keys(), "not the model's"),
+            (differ, "of another shape"),
+        )
+        said = ", ".join(f"{_first_of(names)} {what}" for names, what in problems if names)
+        raise UserError(f"The weights in {path} do not fit the model: {said or error}.") from error
+
+
+def _first_of(names: Collection[str]) -> str:
+    """`a.weight is`, or `a.weight and 3 more are`."""
+    return f"{min(names)} and {len(names) - 1} more are" if len(names) > 1 else f"{min(names)} is"
 
 
 def load_function(file: Path, name: str) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgectl.errors import UserError
-from edgectl.images import IMAGE_SUFFIXES, read_image, to_image, to_input
+from edgectl.images import IMAGE_SUFFIXES, read_image, to_image, to_input, to_inputs
 from edgectl.tasks.task import Predict, Progress, Score
 
 PATCH = 48
@@ -204,7 +204,7 @@ class Patches:
 
 
 def _stack(patches: tuple[np.ndarray, ...]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(patches)).permute(0, 3, 1, 2).float().div_(255)
+    return torch.from_numpy(to_inputs(np.stack(patches)))
 
 
 class PatchExamples:

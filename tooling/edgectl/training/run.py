@@ -100,7 +100,7 @@ def _run(
     order = Order(len(examples), min(spec.batch, len(examples)), spec.seed, fabric.global_rank, fabric.world_size)
     model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if teacher is not None:
-        teacher.to(fabric.device)
+        teacher.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     training = Training(fabric, task, model, spec, data, order, folder, teacher=teacher, distil=recipe.compress.distil)
     if recipe.prune or recipe.quant:
         if not folder.begun:
