@@ -38,14 +38,14 @@ class Settings(BaseModel):
 
     space: SrSpace = SrSpace()
     layers: int = Field(default=300, ge=40)
-    supernet: TrainSpec = _adam(40, 2e-3)
+    supernet: TrainSpec = _adam(30, 2e-3)
     trials: int = Field(default=60, ge=1)
     sampler: SamplerName = "ensemble"
     seed: int = Field(default=0, ge=0)
     steps: int = Field(default=60, ge=0)
     fine_tune: TrainSpec = _adam(1, 1e-3)
     penalty: float = Field(default=10.0, gt=0)
-    train: TrainSpec = _adam(40, 1e-3)
+    train: TrainSpec = _adam(40, 2e-3)
     compress: CompressSpec = CompressSpec(method="reweighted", search=0.2, strength=1e-5)
 
     @classmethod
