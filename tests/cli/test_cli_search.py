@@ -165,7 +165,7 @@ def test_a_search_that_is_killed_goes_on_and_loses_no_finished_trial(
         "--out",
         run,
     ]
-    command += ["--set", "trials=12", "--set", "steps=20", "--workers", "2"]
+    command += ["--set", "trials=12", "--set", "steps=20", "--workers", "2", "--set", "compress.method=reweighted"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stderr is not None
     for line in process.stderr:

@@ -10,7 +10,7 @@ from torch import nn
 from edgectl.compress.pruning import pruning_strategy
 from edgectl.compress.strategy import Phases
 from edgectl.errors import UserError
-from edgectl.profile.budget import LatencyBudget, predicted_budget
+from edgectl.profile.budget import LatencyBudget, in_proportion, predicted_budget
 from edgectl.profile.latency_model import LatencyModel
 from edgectl.profile.trace import points_of_module
 from edgectl.recipe import CompressSpec, PruneRule, Recipe
@@ -115,3 +115,12 @@ def test_a_recipe_may_keep_a_fraction_of_the_latency_of_a_device_that_was_measur
     assert 0.9 * budget.ns <= time <= budget.ns
     with pytest.raises(UserError, match="needs method"):
         Recipe.load(tmp_path / "recipe.toml", ["compress.method=admm"])
+
+
+def test_rates_in_proportion_are_equal_where_rules_are_and_keep_their_order_where_not() -> None:
+    rules = [PruneRule(match=name, scheme="unstructured", rate=rate) for name, rate in (("a", 2.0), ("b", 4.0), ("c", 1.0))]
+    assert in_proportion(rules[:1])(0.25) == {"a": pytest.approx(4.0)}
+    assert in_proportion(rules)(1.0) == {"a": 1.0, "b": 1.0, "c": 1.0}
+    at_rules = in_proportion(rules)(0.5)  # the mean of the logarithms is that of 2
+    assert at_rules == {"a": pytest.approx(2.0), "b": pytest.approx(4.0), "c": pytest.approx(1.0)}
+    assert in_proportion([rules[2]])(0.5) == {"c": 1.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 
 from torch import nn
@@ -105,6 +106,16 @@ class LatencyBudget:
             middle = (low + high) / 2
             low, high = (middle, high) if self.predicted(self.ruled(rates_at(middle))) <= self.ns else (low, middle)
         return rates_at(low)
+
+
+def in_proportion(rules: Sequence[PruneRule]) -> Callable[[float], Rates]:
+    """Rates at a share of the weights that is kept, r_l(s) = s^(-log R_l / mean log R), with R_l the rates of the rules.
+
+    All are 1 where everything is kept; where all rules have one rate, all layers keep the share itself.
+    """
+    logs = {rule.match: math.log(rule.rate) for rule in rules}
+    mean = sum(logs.values()) / len(logs) or 1.0
+    return lambda share: {path: share ** (-log / mean) for path, log in logs.items()}
 
 
 def predicted_budget(recipe: Recipe, module: nn.Module) -> LatencyBudget:

@@ -16,8 +16,8 @@ from torch import nn
 from edgectl.artifact import Artifact
 from edgectl.device import Device
 from edgectl.lowering import build
-from edgectl.profile.budget import LatencyBudget
-from edgectl.recipe import PruneRule, Recipe, load_model
+from edgectl.profile.budget import LatencyBudget, in_proportion
+from edgectl.recipe import PruneRule, Recipe
 from edgectl.search import network as source
 from edgectl.search.latency import Latencies, cpu_of, in_turns, measure, recipe_of
 from edgectl.search.settings import Settings
@@ -32,6 +32,7 @@ TOLERANCE = 0.05
 """How far a network may be measured above its budget; the clock of a machine that does other things is no better."""
 _TRIES = 3
 _INHERITED = "inherited.safetensors"
+_START = "start.toml"
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,10 @@ class Finisher:
         return self._published(candidate, name, run, score)
 
     def pruned(self, candidate: Candidate, name: str, budget: float) -> Trained:
-        """Trains a network while reweighted groups find the rates of its layers, so that it is measured within the budget.
+        """Trains a network at rates with which it is measured within the budget.
 
-        The rates are those whose time, built and measured, is within 3 % below the budget (edgectl.profile.budget). What is
+        The rates are those whose time, built and measured, is within 3 % below the budget (edgectl.profile.budget): found by
+        reweighted groups while it trains, or before that as the network's own rates, all raised or lowered together. What is
         trained to its end is measured again; where it is over the budget by more than 5 % after all, the same is done anew
         with a budget that is smaller by as much, three times at most.
 
@@ -104,9 +106,8 @@ class Finisher:
         aim = budget
         for number in range(_TRIES):
             part = name if number == 0 else f"{name}-{number + 1}"
-            recipe = self._started(candidate, part, rules)
-            module = load_model(recipe)
-            chosen = LatencyBudget(
+            module = self.supernet.extract(candidate)
+            within = LatencyBudget(
                 self.latencies.model,
                 module,
                 self.settings.space.shape,
@@ -116,8 +117,10 @@ class Finisher:
                 correction=self.latencies.correction,
                 confirm=partial(self._measured, candidate, module),
             )
+            budgeted = self.settings.compress.method == "reweighted"
+            recipe = self._started(candidate, part, rules if budgeted else self._rules(part, rules, within))
             run = self.out / part / "run"
-            score = compress(recipe, self.data, run, self.hardware, budget=chosen, progress=self.progress)
+            score = compress(recipe, self.data, run, self.hardware, budget=within if budgeted else None, progress=self.progress)
             trained = self._published(candidate, part, run, score)
             (time,) = in_turns([trained.artifact], self.device, self.latencies.threads, self.progress)
             if time <= (1 + TOLERANCE) * budget:
@@ -125,6 +128,11 @@ class Finisher:
             self.progress(f"{self.latencies.shown(time)} is over the budget: once more with a smaller one", None)
             aim *= budget / time
         return trained
+
+    def _rules(self, part: str, rules: Sequence[PruneRule], within: LatencyBudget) -> Sequence[PruneRule]:
+        """Rules with rates that are within the budget; of a training that was begun, the same as then."""
+        begun = self.out / part / _START
+        return Recipe.load(begun).prune if begun.is_file() else within.ruled(within(in_proportion(rules)))
 
     def _measured(self, candidate: Candidate, module: nn.Module, rules: Sequence[PruneRule]) -> float:
         recipe = recipe_of(self.settings.space, candidate, rules, self.cpu)
@@ -144,8 +152,10 @@ class Finisher:
         tables += [("[train]", self.settings.train.model_dump()), ("[target]", {"cpu": self.cpu})]
         if rules:
             tables.append(("[compress]", self.settings.compress.model_dump(exclude_none=True)))
-        (folder / "start.toml").write_text(toml_text(tables), encoding="utf-8")
-        return Recipe.load(folder / "start.toml")
+        partial = folder / f".{_START}.new"
+        partial.write_text(toml_text(tables), encoding="utf-8")
+        partial.replace(folder / _START)
+        return Recipe.load(folder / _START)
 
     def _published(self, candidate: Candidate, name: str, run: Path, score: Score) -> Trained:
         """Puts weights and the recipe that builds from them beside the network, and builds."""

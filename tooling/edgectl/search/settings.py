@@ -31,7 +31,8 @@ class Settings(BaseModel):
         sampler: what proposes them.
         steps: of fine-tuning a network that is tried; `fine_tune` says how.
         penalty: dB that a network loses for each part of the budget by which it is over it: 10 is 0.5 dB for 5 %.
-        compress: how the network that is chosen gets its own rates and is trained on, as `[compress]` of a recipe.
+        compress: how the network that is chosen is trained on, as `[compress]` of a recipe. With `method = "reweighted"` its
+            layers get rates of their own; otherwise theirs are raised or lowered together to meet the budget.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,7 +47,7 @@ class Settings(BaseModel):
     fine_tune: TrainSpec = _adam(1, 1e-3)
     penalty: float = Field(default=10.0, gt=0)
     train: TrainSpec = _adam(40, 2e-3)
-    compress: CompressSpec = CompressSpec(method="reweighted", search=0.2, strength=1e-5)
+    compress: CompressSpec = CompressSpec(method="magnitude")
 
     @classmethod
     def load(cls, path: Path | None, changes: Sequence[str] = ()) -> Settings:
