@@ -43,7 +43,7 @@ class Settings(BaseModel):
     trials: int = Field(default=60, ge=1)
     sampler: SamplerName = "ensemble"
     seed: int = Field(default=0, ge=0)
-    steps: int = Field(default=60, ge=0)
+    steps: int = Field(default=300, ge=0)
     fine_tune: TrainSpec = _adam(1, 1e-3)
     penalty: float = Field(default=10.0, gt=0)
     train: TrainSpec = _adam(40, 2e-3)

@@ -112,7 +112,7 @@ class SrSpace(BaseModel):
     cells: int = Field(default=4, ge=1, le=32)
     blocks: list[str] = Field(default=["a1", "a2", "a4", "b3", "b6"], min_length=1)
     schemes: list[Choice] = Field(default=["none", "filter", "pattern", "block"], min_length=1)
-    rates: list[Annotated[float, Field(gt=1, le=16)]] = Field(default=[2.0, 3.0, 4.5, 7.0], min_length=1)
+    rates: list[Annotated[float, Field(gt=1, le=16)]] = Field(default=[1.5, 2.0, 3.0, 4.5, 7.0], min_length=1)
     baseline: str = "a4"
 
     @field_validator("blocks", "baseline")
