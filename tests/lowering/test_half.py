@@ -30,7 +30,7 @@ def test_convolutions_agree_with_pytorch(check_all):
 
 
 def test_activations_agree_with_pytorch_alone_and_fused(check_all):
-    example, vector = 6 * image(1, 4, 9, 10), 6 * image(3, 17)
+    example, vector = 2 * image(1, 4, 9, 10), 2 * image(3, 17)
     cases = {}
     for act in ACTIVATIONS:
         name = type(act).__name__
