@@ -45,10 +45,10 @@ class Instruction:
 
     @property
     def loads(self) -> int:
-        """How many load ports it takes for a cycle."""
+        """How many load ports it takes for a cycle. A pair of vector registers takes two, however short they are."""
         if not re.match(r"ldr|ldur|ldp|ld[1-4]", self.text):
             return 0
-        return 2 if re.match(r"ldp\s+q", self.text) else 1
+        return 2 if re.match(r"ldp\s+[qds]\d", self.text) else 1
 
 
 @dataclass(frozen=True)

@@ -63,29 +63,28 @@ struct Half8 {
   template <int B>
   struct Weights {
     explicit EDGE_INLINE Weights(const Half* w) {
+      // Not to all lanes, which would take a port of the multiply-adds. The register is a local,
+      // or GCC stores it; and a whole one, since Clang has no name for the lower 16 of the others.
+      const auto& memory = *reinterpret_cast<const Half(*)[B]>(w);
+      float16x8_t loaded;
       if constexpr (B == 8) {
-        eight = vreinterpretq_f16_u16(vld1q_u16(Bits(w)));
+        loaded = vreinterpretq_f16_u16(vld1q_u16(Bits(w)));
       } else if constexpr (B == 4) {
-        four = vreinterpret_f16_u16(vld1_u16(Bits(w)));
+        asm("ldr %d0, %1" : "=w"(loaded) : "m"(memory));
       } else if constexpr (B == 2) {
-        // Not to all lanes, which would take a port of the multiply-adds.
-        asm("ldr %s0, %1" : "=w"(four) : "m"(*reinterpret_cast<const Half(*)[2]>(w)));
+        asm("ldr %s0, %1" : "=w"(loaded) : "m"(memory));
       } else {
-        asm("ldr %h0, %1" : "=w"(four) : "m"(*w));
+        asm("ldr %h0, %1" : "=w"(loaded) : "m"(memory));
       }
+      all = loaded;
     }
     template <int b>
     EDGE_INLINE Reg Fma(Reg x, Reg acc) const {
       // GCC 12 would copy the weight into all lanes of a register first.
-      if constexpr (B == 8) {
-        asm("fmla %0.8h, %1.8h, %2.h[%3]" : "+w"(acc) : "w"(x), "x"(eight), "i"(b));
-      } else {
-        asm("fmla %0.8h, %1.8h, %2.h[%3]" : "+w"(acc) : "w"(x), "x"(four), "i"(b));
-      }
+      asm("fmla %0.8h, %1.8h, %2.h[%3]" : "+w"(acc) : "w"(x), "x"(all), "i"(b));
       return acc;
     }
-    float16x8_t eight;
-    float16x4_t four;
+    float16x8_t all;
   };
 };
 
