@@ -17,6 +17,7 @@ MODELS = Path(__file__).resolve().parents[2] / "models"
 PARAMETERS = {
     "wdsr/x4.toml": 58_112,
     "wdsr/x2_tiny.toml": 13_588,
+    "sr_searched/recipe.toml": 31_190,
     "wdsr_a/recipe.toml": 159_152,
     "resnet18/recipe.toml": 11_689_512,
     "resnet20/recipe.toml": 272_474,
@@ -29,6 +30,7 @@ PARAMETERS = {
 OUTPUTS = {
     "wdsr/x4.toml": [(1, 3, 720, 1280)],
     "wdsr/x2_tiny.toml": [(1, 3, 720, 1280)],
+    "sr_searched/recipe.toml": [(1, 3, 720, 1280)],
     "wdsr_a/recipe.toml": [(1, 3, 720, 1280)],
     "resnet18/recipe.toml": [(1, 1000)],
     "resnet20/recipe.toml": [(1, 10)],
@@ -62,7 +64,7 @@ def test_a_model_has_the_parameters_of_its_architecture_and_exports_with_its_out
     assert shapes == OUTPUTS[name]
 
 
-@pytest.mark.parametrize("name", [name for name in PARAMETERS if not name.startswith("wdsr/")])
+@pytest.mark.parametrize("name", [name for name in PARAMETERS if not name.startswith(("wdsr/", "sr_searched/"))])
 def test_seeded_weights_are_reproducible_and_outputs_neither_blow_up_nor_vanish(name):
     state = torch.get_rng_state()
     recipe, model = load(name)
