@@ -72,9 +72,10 @@ def build(
     module = load_model(recipe) if model is None else model.eval()
     example = torch.rand(recipe.model.input, generator=torch.Generator().manual_seed(_SEED))
     module = compress(recipe, module, example, progress)
-    _forward(module, example)
     if recipe.target.precision == "fp16":
         _check_range(module, example)
+    else:
+        _forward(module, example)
     compiled = compile_module(module, example, lambda message: progress(message, None), target=recipe.target)
     progress("computing the golden output", None)
     expected = golden(compiled, module)
@@ -167,7 +168,7 @@ def _forward(module: nn.Module, example: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _check_range(module: nn.Module, example: torch.Tensor) -> None:
-    """Raises UserError where a value between two modules is larger than float16 can be."""
+    """Runs the module; raises UserError where it fails, or where a value between two modules is larger than float16 can be."""
     largest: dict[str, float] = {}
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:

@@ -341,13 +341,11 @@ class _Lowering:
             return f"Winograd F({self.tilings[node].m}, 3)"
         if op.kind is OpKind.LINEAR_INT8 and op.p[2]:
             return "int8 linear, codes decoded as they are read"
-        if node in self.half:
-            return "fp16 " + {OpKind.CONV: "direct", OpKind.DEPTHWISE: "depthwise", OpKind.LINEAR: "linear"}[op.kind]
         names = {
             OpKind.CONV: "direct", OpKind.DEPTHWISE: "depthwise", OpKind.LINEAR: "linear",
             OpKind.CONV_INT8: "int8 direct", OpKind.DEPTHWISE_INT8: "int8 depthwise", OpKind.LINEAR_INT8: "int8 linear",
         }  # fmt: skip
-        return names[op.kind]
+        return f"fp16 {names[op.kind]}" if node in self.half else names[op.kind]
 
     def _image_op(
         self, node: ir.Node, kind: OpKind, *, p: Sequence[int] = (), f: Sequence[float] = (), dims: Dims | None = None

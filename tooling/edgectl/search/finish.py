@@ -19,6 +19,7 @@ from edgectl.lowering import build
 from edgectl.profile.budget import LatencyBudget, in_proportion
 from edgectl.recipe import PruneRule, Recipe
 from edgectl.search import network as source
+from edgectl.search.folder import write_text
 from edgectl.search.latency import Latencies, cpu_of, in_turns, measure, recipe_of
 from edgectl.search.settings import Settings
 from edgectl.search.space import Candidate
@@ -103,10 +104,9 @@ class Finisher:
         rules = candidate.rules()
         if not rules:
             return self.dense(candidate, name)
-        aim = budget
+        aim, module = budget, self.supernet.extract(candidate)
         for number in range(_TRIES):
             part = name if number == 0 else f"{name}-{number + 1}"
-            module = self.supernet.extract(candidate)
             within = LatencyBudget(
                 self.latencies.model,
                 module,
@@ -152,9 +152,7 @@ class Finisher:
         tables += [("[train]", self.settings.train.model_dump()), ("[target]", {"cpu": self.cpu})]
         if rules:
             tables.append(("[compress]", self.settings.compress.model_dump(exclude_none=True)))
-        partial = folder / f".{_START}.new"
-        partial.write_text(toml_text(tables), encoding="utf-8")
-        partial.replace(folder / _START)
+        write_text(folder / _START, toml_text(tables))
         return Recipe.load(folder / _START)
 
     def _published(self, candidate: Candidate, name: str, run: Path, score: Score) -> Trained:
@@ -164,6 +162,6 @@ class Finisher:
         recipe = recipe_of(self.settings.space, candidate, [], self.cpu)
         model = recipe.model.model_dump(exclude_defaults=True) | {"weights": WEIGHTS}
         text = toml_text([("[model]", model), ("[target]", {"cpu": self.cpu})])
-        (folder / RECIPE).write_text(f"# {candidate}\n{text}", encoding="utf-8")
+        write_text(folder / RECIPE, f"# {candidate}\n{text}")
         built = build(Recipe.load(folder / RECIPE), folder / "artifact", force=True)
         return Trained(candidate, folder, built.artifact, score)
