@@ -4,6 +4,7 @@
 #include "kernels/conv/activation_impl.h"
 #include "kernels/conv/kernel_table.h"
 #include "kernels/conv/simd.h"
+#include "kernels/conv/tiles.h"
 
 namespace edge {
 
@@ -103,15 +104,15 @@ class ConvTile {
         continue;
       }
       const bool whole = last == kLanes || tiles > 1;
-      if (residual && !e.residual_after_act) AddResidual(row, x, whole, last, acc);
+      if (residual && !e.residual_after_act) AddResidual<V>(row.residual, x, whole, last, acc);
       ActivateAll<V, B * NV>(e, [&](const auto& f) EDGE_INLINE_LAMBDA {
         Unroll<B>([&](auto b) EDGE_INLINE_LAMBDA {
           Unroll<NV>([&](auto v)
                          EDGE_INLINE_LAMBDA { f(acc[b.value][v.value], b.value * NV + v.value); });
         });
       });
-      if (residual && e.residual_after_act) AddResidual(row, x, whole, last, acc);
-      StoreAll(row, x, whole, last, acc);
+      if (residual && e.residual_after_act) AddResidual<V>(row.residual, x, whole, last, acc);
+      StoreAll<V>(row.out, x, whole, last, acc);
     }
   }
 
@@ -152,71 +153,7 @@ class ConvTile {
       });
     }
   }
-
-  static EDGE_INLINE void AddResidual(const ConvRow<B>& row, int64_t x, bool whole, int last,
-                                      Reg (&acc)[B][NV]) {
-    Unroll<B>([&](auto b) EDGE_INLINE_LAMBDA {
-      const float* p = row.residual[b.value] + x;
-      Unroll<NV>([&](auto v) EDGE_INLINE_LAMBDA {
-        const float* at = p + v.value * kLanes;
-        Reg& sum = acc[b.value][v.value];
-        sum = V::Add(sum, v.value < NV - 1 || whole ? V::Load(at) : V::LoadPart(at, last));
-      });
-    });
-  }
-
-  static EDGE_INLINE void StoreAll(const ConvRow<B>& row, int64_t x, bool whole, int last,
-                                   Reg (&acc)[B][NV]) {
-    Unroll<B>([&](auto i) EDGE_INLINE_LAMBDA {
-      constexpr int b = B - 1 - i.value;  // the last lanes may be unused
-      float* p = row.out[b] + x;
-      Unroll<NV>([&](auto v) EDGE_INLINE_LAMBDA {
-        if (v.value < NV - 1 || whole) {
-          V::Store(p + v.value * kLanes, acc[b][v.value]);
-        } else {
-          V::StorePart(p + v.value * kLanes, acc[b][v.value], last);
-        }
-      });
-    });
-  }
 };
-
-template <class V, int B, int NV>
-EDGE_INLINE void RunConvTile(int vectors, const ConvJob& job, int64_t i, int64_t units, int64_t y,
-                             int64_t x, int last) {
-  if (vectors == NV) {
-    ConvTile<V, B, NV>::Run(job, i, units, y, x, 1, last);
-  } else if constexpr (NV > 1) {
-    RunConvTile<V, B, NV - 1>(vectors, job, i, units, y, x, last);
-  }
-}
-
-// `units` units, from the i-th on, over row y in tiles of at most NV vectors.
-template <class V, int B, int NV>
-EDGE_INLINE void RunConvRow(const ConvJob& job, int64_t i, int64_t units, int64_t y) {
-  constexpr int64_t kPixels = ConvTile<V, B, NV>::kPixels;
-  // Two tiles of about the same size at the end rather than a whole and a narrow one, which would
-  // wait for its own sums.
-  const int64_t whole =
-      job.cols % kPixels == 0 || job.cols < kPixels ? job.cols / kPixels : job.cols / kPixels - 1;
-  int64_t x = whole * kPixels;
-  if (whole > 0) ConvTile<V, B, NV>::Run(job, i, units, y, 0, whole, V::kLanes);
-  while (x < job.cols) {
-    const int64_t left = (job.cols - x + V::kLanes - 1) / V::kLanes;
-    const int64_t vectors = left <= NV ? left : (left + 1) / 2;
-    const int64_t width = vectors * V::kLanes;
-    int64_t last = V::kLanes;
-    if (x + width > job.cols) {
-      if (job.may_overlap && job.cols >= width) {
-        x = job.cols - width;
-      } else {
-        last -= x + width - job.cols;
-      }
-    }
-    RunConvTile<V, B, NV>(static_cast<int>(vectors), job, i, units, y, x, static_cast<int>(last));
-    x += width;
-  }
-}
 
 // Runs a job of units of B lanes. A single tile takes all units at once; where there are more, a
 // unit's weights, once there, are used for all of them.
@@ -225,7 +162,12 @@ void RunConv(const ConvJob& job) {
   const bool single = job.rows == 1 && job.cols <= ConvTile<V, B, NV>::kPixels;
   const int64_t step = single ? job.units : 1;
   for (int64_t i = 0; i < job.units; i += step) {
-    for (int64_t y = 0; y < job.rows; ++y) RunConvRow<V, B, NV>(job, i, step, y);
+    for (int64_t y = 0; y < job.rows; ++y) {
+      CutRow<NV, V::kLanes>(job.cols, job.may_overlap,
+                            [&](auto nv, int64_t x, int64_t tiles, int last) EDGE_INLINE_LAMBDA {
+                              ConvTile<V, B, nv.value>::Run(job, i, step, y, x, tiles, last);
+                            });
+    }
   }
 }
 

@@ -2,7 +2,7 @@
 #include "kernels/depthwise/depthwise.h"
 
 #include "kernels/depthwise/kernel_table.h"
-#include "kernels/nest.h"
+#include "kernels/depthwise/planes.h"
 
 namespace edge {
 
@@ -26,17 +26,7 @@ const DepthwiseKernels& DepthwiseKernelsOf(Isa isa) {
 }
 
 void Depthwise(const DepthwiseArgs& a, ThreadPool* pool, Isa isa) {
-  const auto run = DepthwiseKernelsOf(isa).run[a.k / 5][a.stride - 1];
-  const auto cost = static_cast<size_t>(a.out.w * a.k);
-  ForEachRun(a.out, cost, pool, [&](int64_t n, int64_t c, int64_t begin, int64_t end) {
-    DepthwiseJob job = {};
-    job.in = a.in.Row(n, c, begin * a.stride), job.in_h = a.in.sh;
-    job.out = a.out.Row(n, c, begin), job.out_h = a.out.sh;
-    job.rows = end - begin, job.cols = a.out.w;
-    job.weights = a.weights + c * DepthwiseWeights(a.k);
-    job.epilogue = &a.epilogue;
-    run(job);
-  });
+  RunPlanes(a, pool, DepthwiseKernelsOf(isa).run[a.k / 5][a.stride - 1]);
 }
 
 }  // namespace edge

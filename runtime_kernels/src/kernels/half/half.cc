@@ -5,10 +5,9 @@
 #include <algorithm>
 
 #include "kernels/conv/schedule.h"
-#include "kernels/depthwise/depthwise.h"
+#include "kernels/depthwise/planes.h"
 #include "kernels/div_up.h"
 #include "kernels/half/kernel_table.h"
-#include "kernels/nest.h"
 
 namespace edge {
 namespace {
@@ -181,17 +180,7 @@ void LinearHalfWith(const HalfLinearArgs& a, ThreadPool* pool, const HalfKernels
 }
 
 void DepthwiseHalf(const HalfDepthwiseArgs& a, ThreadPool* pool, Isa isa) {
-  const auto run = HalfKernelsOf(isa).depthwise[a.k / 5][a.stride - 1];
-  const auto cost = static_cast<size_t>(a.out.w * a.k);
-  ForEachRun(a.out, cost, pool, [&](int64_t n, int64_t c, int64_t begin, int64_t end) {
-    HalfDepthwiseJob job = {};
-    job.in = a.in.Row(n, c, begin * a.stride), job.in_h = a.in.sh;
-    job.out = a.out.Row(n, c, begin), job.out_h = a.out.sh;
-    job.rows = end - begin, job.cols = a.out.w;
-    job.weights = a.weights + c * DepthwiseWeights(a.k);
-    job.epilogue = &a.epilogue;
-    run(job);
-  });
+  RunPlanes(a, pool, HalfKernelsOf(isa).depthwise[a.k / 5][a.stride - 1]);
 }
 
 }  // namespace edge

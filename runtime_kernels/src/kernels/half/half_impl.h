@@ -10,6 +10,7 @@
 #pragma once
 #include "kernels/conv/activation_impl.h"
 #include "kernels/conv/simd.h"
+#include "kernels/conv/tiles.h"
 #include "kernels/depthwise/depthwise_impl.h"
 #include "kernels/half/kernel_table.h"
 
@@ -90,10 +91,10 @@ class HalfTile {
       });
       Sum(row, job.packed->block, row.in + x, acc);
       const bool whole = last == kLanes || tiles > 1;
-      if (residual && !e.residual_after_act) AddResidual(row, x, whole, last, acc);
+      if (residual && !e.residual_after_act) AddResidual<V>(row.residual, x, whole, last, acc);
       ActivateAll<V, B * NV>(e, [&](const auto& f) EDGE_INLINE_LAMBDA { Each(acc, f); });
-      if (residual && e.residual_after_act) AddResidual(row, x, whole, last, acc);
-      StoreAll(row, x, whole, last, acc);
+      if (residual && e.residual_after_act) AddResidual<V>(row.residual, x, whole, last, acc);
+      StoreAll<V>(row.out, x, whole, last, acc);
     }
   }
 
@@ -153,72 +154,19 @@ class HalfTile {
       });
     }
   }
-
-  static EDGE_INLINE void AddResidual(const HalfRow<B>& row, int64_t x, bool whole, int last,
-                                      Reg (&acc)[B][NV]) {
-    Unroll<B>([&](auto b) EDGE_INLINE_LAMBDA {
-      const Half* p = row.residual[b.value] + x;
-      Unroll<NV>([&](auto v) EDGE_INLINE_LAMBDA {
-        const Half* at = p + v.value * kLanes;
-        Reg& sum = acc[b.value][v.value];
-        sum = V::Add(sum, v.value < NV - 1 || whole ? V::Load(at) : V::LoadPart(at, last));
-      });
-    });
-  }
-
-  static EDGE_INLINE void StoreAll(const HalfRow<B>& row, int64_t x, bool whole, int last,
-                                   Reg (&acc)[B][NV]) {
-    Unroll<B>([&](auto i) EDGE_INLINE_LAMBDA {
-      constexpr int b = B - 1 - i.value;  // the last lanes may be unused
-      Half* p = row.out[b] + x;
-      Unroll<NV>([&](auto v) EDGE_INLINE_LAMBDA {
-        if (v.value < NV - 1 || whole) {
-          V::Store(p + v.value * kLanes, acc[b][v.value]);
-        } else {
-          V::StorePart(p + v.value * kLanes, acc[b][v.value], last);
-        }
-      });
-    });
-  }
 };
 
-template <class V, int B, int NV>
-EDGE_INLINE void RunHalfTile(int vectors, const HalfConvJob& job, int64_t i, int64_t units,
-                             int64_t y, int64_t x, int last) {
-  if (vectors == NV) {
-    HalfTile<V, B, NV>::Run(job, i, units, y, x, 1, last);
-  } else if constexpr (NV > 1) {
-    RunHalfTile<V, B, NV - 1>(vectors, job, i, units, y, x, last);
-  }
-}
-
-// Runs a job of units of B lanes in tiles of at most NV vectors, cut as RunConv (conv_impl.h) does.
+// Runs a job of units of B lanes in tiles of at most NV vectors.
 template <class V, int B, int NV>
 void RunConvHalf(const HalfConvJob& job) {
-  constexpr int64_t kPixels = HalfTile<V, B, NV>::kPixels;
-  const int64_t step = job.rows == 1 && job.cols <= kPixels ? job.units : 1;
-  const int64_t whole =
-      job.cols % kPixels == 0 || job.cols < kPixels ? job.cols / kPixels : job.cols / kPixels - 1;
+  const bool single = job.rows == 1 && job.cols <= HalfTile<V, B, NV>::kPixels;
+  const int64_t step = single ? job.units : 1;
   for (int64_t i = 0; i < job.units; i += step) {
     for (int64_t y = 0; y < job.rows; ++y) {
-      int64_t x = whole * kPixels;
-      if (whole > 0) HalfTile<V, B, NV>::Run(job, i, step, y, 0, whole, V::kLanes);
-      while (x < job.cols) {
-        const int64_t left = (job.cols - x + V::kLanes - 1) / V::kLanes;
-        const int64_t vectors = left <= NV ? left : (left + 1) / 2;
-        const int64_t width = vectors * V::kLanes;
-        int64_t last = V::kLanes;
-        if (x + width > job.cols) {
-          if (job.may_overlap && job.cols >= width) {
-            x = job.cols - width;
-          } else {
-            last -= x + width - job.cols;
-          }
-        }
-        RunHalfTile<V, B, NV>(static_cast<int>(vectors), job, i, step, y, x,
-                              static_cast<int>(last));
-        x += width;
-      }
+      CutRow<NV, V::kLanes>(job.cols, job.may_overlap,
+                            [&](auto nv, int64_t x, int64_t tiles, int last) EDGE_INLINE_LAMBDA {
+                              HalfTile<V, B, nv.value>::Run(job, i, step, y, x, tiles, last);
+                            });
     }
   }
 }

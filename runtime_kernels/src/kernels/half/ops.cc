@@ -269,12 +269,11 @@ void UpsampleNearest(const HalfCall& call) {
   const auto in = call.in[0].As<const Half>();
   const auto out = call.out.As<Half>();
   const float rows_ratio = call.op.f[0], columns_ratio = call.op.f[1];
-  const int64_t factor =
-      out.w == 2 * in.w && columns_ratio == 0.5f ? 2 : 0;  // as most networks have it
+  const bool twice = out.w == 2 * in.w && columns_ratio == 0.5f;  // as most networks have it
   ForEachRow(out, static_cast<size_t>(out.w), call.pool, [&](int64_t n, int64_t c, int64_t r) {
     const Half* x = in.Row(n, c, NearestSource(r, rows_ratio, in.h));
     Half* y = out.Row(n, c, r);
-    if (factor == 2) {
+    if (twice) {
       for (int64_t i = 0; i < in.w; ++i) y[2 * i] = y[2 * i + 1] = x[i];
     } else {
       for (int64_t q = 0; q < out.w; ++q) y[q] = x[NearestSource(q, columns_ratio, in.w)];

@@ -8,6 +8,7 @@
 // MaxBytes(a, b).
 #pragma once
 #include "kernels/conv/simd.h"
+#include "kernels/conv/tiles.h"
 #include "kernels/int8/kernel_table.h"
 
 namespace edge {
@@ -172,41 +173,15 @@ class Int8Tile {
   }
 };
 
-template <class V, int B, int NV>
-EDGE_INLINE void RunInt8Tile(int vectors, const Int8ConvJob& job, const Quad* in, int64_t row,
-                             int64_t x, int last) {
-  if (vectors == NV) {
-    Int8Tile<V, B, NV>::Run(job, in, row, x, 1, last);
-  } else if constexpr (NV > 1) {
-    RunInt8Tile<V, B, NV - 1>(vectors, job, in, row, x, last);
-  }
-}
-
-// Runs a job of B lanes in tiles of at most NV vectors, cut as RunConv (conv/conv_impl.h) does.
+// Runs a job of B lanes in tiles of at most NV vectors.
 template <class V, int B, int NV>
 void RunConvInt8(const Int8ConvJob& job) {
-  constexpr int64_t kPixels = Int8Tile<V, B, NV>::kPixels;
   for (int64_t y = 0; y < job.rows; ++y) {
     const Quad* in = job.in + y * job.in_h;
-    const int64_t whole =
-        job.cols % kPixels == 0 || job.cols < kPixels ? job.cols / kPixels : job.cols / kPixels - 1;
-    int64_t x = whole * kPixels;
-    if (whole > 0) Int8Tile<V, B, NV>::Run(job, in, y, 0, whole, V::kLanes);
-    while (x < job.cols) {
-      const int64_t left = (job.cols - x + V::kLanes - 1) / V::kLanes;
-      const int64_t vectors = left <= NV ? left : (left + 1) / 2;
-      const int64_t width = vectors * V::kLanes;
-      int64_t last = V::kLanes;
-      if (x + width > job.cols) {
-        if (job.may_overlap && job.cols >= width) {
-          x = job.cols - width;
-        } else {
-          last -= x + width - job.cols;
-        }
-      }
-      RunInt8Tile<V, B, NV>(static_cast<int>(vectors), job, in, y, x, static_cast<int>(last));
-      x += width;
-    }
+    CutRow<NV, V::kLanes>(job.cols, job.may_overlap,
+                          [&](auto nv, int64_t x, int64_t tiles, int last) EDGE_INLINE_LAMBDA {
+                            Int8Tile<V, B, nv.value>::Run(job, in, y, x, tiles, last);
+                          });
   }
 }
 
