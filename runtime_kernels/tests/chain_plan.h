@@ -11,12 +11,18 @@ namespace edge::testing {
 
 // input (1, 4, h, w) -> halo -> 3x3 -> 3x3 with a residual -> 3x3 maximum -> pixel shuffle by 2 ->
 // depthwise 3x3 with stride 2, advancing `rows` rows of the output a band; 0: as whole tensors.
-// Weights from a seed. A part must have so many rows that its windows are smaller than the maps.
-inline PlanBytes ChainPlan(int32_t h, int32_t w, int32_t rows, int32_t parts = 1) {
+// Weights from a seed. `halves`: all but the input and the output are float16. A part must have so
+// many rows that its windows are smaller than the maps.
+inline PlanBytes ChainPlan(int32_t h, int32_t w, int32_t rows, int32_t parts = 1,
+                           bool halves = false) {
   PlanBuilder plan;
   const Dims dims = {1, 4, h, w};
   const Halo halo = {1, 1, 1, 1};
-  const uint32_t x = plan.Input(dims), y = plan.Output({1, 1, h, w});
+  const uint32_t x = plan.Input(dims), result = plan.Output({1, 1, h, w});
+  const auto arena = [&](const Dims& d, const Halo& around = {0, 0, 0, 0}) {
+    return halves ? plan.HalfArena(d, around) : plan.Arena(d, around);
+  };
+  const uint32_t y = halves ? arena({1, 1, h, w}) : result;
   std::array<uint64_t, 3> weights_at = {};
   const std::array<int32_t, 5> height = {h, h, h, h, 2 * h};
   std::array<int32_t, 5> most = {};  // rows of a window, of all parts
@@ -28,9 +34,9 @@ inline PlanBytes ChainPlan(int32_t h, int32_t w, int32_t rows, int32_t parts = 1
       op.data_off = weights_at[i];
       return op;
     };
-    const std::array<uint32_t, 5> tensors = {plan.Arena(dims, halo), plan.Arena(dims, halo),
-                                             plan.Arena(dims), plan.Arena(dims),
-                                             plan.Arena({1, 1, 2 * h, 2 * w}, {1, 0, 1, 0})};
+    const std::array<uint32_t, 5> tensors = {arena(dims, halo), arena(dims, halo), arena(dims),
+                                             arena(dims),
+                                             arena({1, 1, 2 * h, 2 * w}, {1, 0, 1, 0})};
     const auto [a, b, c, d, e] = tensors;
     const int32_t first_row = h * part / parts, last_row = h * (part + 1) / parts;
     std::vector<int32_t> begin(6);
@@ -86,6 +92,7 @@ inline PlanBytes ChainPlan(int32_t h, int32_t w, int32_t rows, int32_t parts = 1
       if (most[i] < height[i]) plan.Window(tensors[i], most[i]);
     }
   }
+  if (halves) plan.Copy(y, result);
   return plan.Finish();
 }
 

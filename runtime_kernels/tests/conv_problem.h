@@ -12,6 +12,7 @@
 
 #include "conv_tables.h"
 #include "kernels/activation.h"
+#include "kernels/half/half.h"
 
 namespace edge::conv_test {
 
@@ -55,7 +56,7 @@ inline Epilogue MakeEpilogue(ActKind act, Residual residual) {
   return e;
 }
 
-// Channel planes of 4-byte elements in memory: poison everywhere, until somebody stores.
+// Channel planes of elements in memory: poison everywhere, until somebody stores.
 template <class T>
 class PlanesOf {
  public:
@@ -67,7 +68,8 @@ class PlanesOf {
     const int64_t last = Position(n - 1, channels - 1, rows - 1, cols - 1);
     T poison;
     const float bits = Poison();
-    std::memcpy(&poison, &bits, sizeof poison);
+    std::memcpy(&poison, reinterpret_cast<const char*>(&bits) + sizeof(bits) - sizeof(poison),
+                sizeof poison);  // the upper half of a NaN is one too
     data.assign(static_cast<size_t>(last + 1 + tail), poison);
   }
   int64_t Position(int64_t n, int64_t c, int64_t y, int64_t x) const {
@@ -107,8 +109,10 @@ struct Packed {
 
 class ConvProblem {
  public:
-  ConvProblem(const Shape& shape, uint32_t seed)
-      : s_(shape), rng_(seed), pad_(shape.dilation * (shape.k / 2)), in_(MakeInput()) {
+  virtual ~ConvProblem() = default;
+  // `half`: all numbers but biases are those that float16 has.
+  ConvProblem(const Shape& shape, uint32_t seed, bool half = false)
+      : s_(shape), rng_(seed), half_(half), pad_(shape.dilation * (shape.k / 2)), in_(MakeInput()) {
     MakeWeights();
     Pack();
     Solve();
@@ -150,10 +154,13 @@ class ConvProblem {
   }
 
   const std::vector<float>& result() const { return result_; }  // of the last run, dense
-  double Tolerance(size_t i) const { return 1e-5 * magnitude_[i] + 1e-6; }
+  virtual double Tolerance(size_t i) const { return 1e-5 * magnitude_[i] + 1e-6; }
 
- private:
-  float Random() { return std::uniform_real_distribution<float>(-1, 1)(rng_); }
+ protected:
+  float Random() {
+    const float x = std::uniform_real_distribution<float>(-1, 1)(rng_);
+    return half_ ? ToFloat(ToHalf(x)) : x;
+  }
   bool Chance(double p) { return std::uniform_real_distribution<double>(0, 1)(rng_) < p; }
   size_t Weight(int f, int c, int ky, int kx) const {
     return ((static_cast<size_t>(f) * s_.c + c) * s_.k + ky) * s_.k + kx;
@@ -307,6 +314,7 @@ class ConvProblem {
 
   const Shape s_;
   std::mt19937 rng_;
+  const bool half_;
   const int pad_;
   int in_rows_ = 0, in_cols_ = 0;
   std::vector<float> logical_;

@@ -109,6 +109,35 @@ inline PlanBytes DepthwiseFuzzPlan() {
   return plan.Finish();
 }
 
+// Float16: convolutions, one strided and one depthwise, a linear layer, and what moves and adds.
+inline PlanBytes HalfFuzzPlan(uint32_t block) {
+  PlanBuilder plan;
+  const Halo halo = {1, 1, 1, 1};
+  const Dims dims = {1, 8, 5, 7};
+  const uint32_t x = plan.Input({1, 3, 10, 14}), phases = plan.HalfArena({1, 12, 5, 7}, halo),
+                 a = plan.HalfArena(dims, halo), b = plan.HalfArena(dims, halo),
+                 c = plan.HalfArena(dims), d = plan.HalfArena({1, 16, 5, 7}),
+                 e = plan.HalfArena({1, 16, 10, 14}), mean = plan.HalfArena({1, 16, 1, 1});
+  plan.Op(OpKind::kCopy, {x}, phases, "space_to_depth").p[0] = 2;
+  OpRec& first =
+      plan.Packed(OpKind::kConv, phases, a, FuzzWeights({8, 12, 3, 3}, block, 1), "head");
+  first.act = static_cast<uint32_t>(ActKind::kClamp);
+  first.act_param[1] = 6.0f;
+  plan.Depthwise(a, b, FuzzWeights({8, 1, 3, 3}, 1, 2), 1);
+  plan.Packed(OpKind::kConv, b, c, FuzzWeights({8, 8, 1, 1}, block, 3), "body").residual = a;
+  plan.Op(OpKind::kAdd, {c, b}, c, "add").act = static_cast<uint32_t>(ActKind::kSilu);
+  plan.Op(OpKind::kConcat, {c, a}, d, "cat").p[0] = 1;
+  OpRec& nearest = plan.Op(OpKind::kUpsampleNearest, {d}, e, "nearest");
+  nearest.f[0] = nearest.f[1] = 0.5f;
+  const int32_t window[] = {3, 3, 2, 2, 1, 1, 1, 1};
+  std::copy(std::begin(window), std::end(window), plan.Op(OpKind::kMaxPool, {e}, d, "most").p);
+  plan.Op(OpKind::kPixelShuffle, {d}, plan.Output({1, 4, 10, 14}), "shuffle").p[0] = 2;
+  plan.Op(OpKind::kAdaptiveAvgPool, {d}, mean, "mean");
+  plan.Packed(OpKind::kLinear, mean, plan.Output({1, 6, 1, 1}),
+              FuzzWeights({6, 16, 1, 1}, block, 4), "fc");
+  return plan.Finish();
+}
+
 inline std::vector<std::vector<uint8_t>> FuzzPlans() {
   std::vector<PlanBytes> plans = {NeckFuzzPlan(),         ChainPlan(13, 9, 2),
                                   ChainPlan(24, 9, 3, 2), WinogradFuzzPlan(2, 4),
@@ -116,11 +145,14 @@ inline std::vector<std::vector<uint8_t>> FuzzPlans() {
   for (uint32_t block : {1, 2, 4, 8, 16}) {
     plans.push_back(ConvFuzzPlan(block));
     plans.push_back(HeadFuzzPlan(block));
+    plans.push_back(HalfFuzzPlan(block));
   }
   for (uint32_t bits : {4, 8}) {
     plans.push_back(Int8Plan(4, bits, false));
     plans.push_back(Int8Plan(8, bits, true));
   }
+  plans.push_back(ChainPlan(13, 9, 2, 1, true));
+  plans.push_back(ChainPlan(24, 9, 3, 2, true));
   plans.push_back(Int8ChainPlan(13, 9, 2));
   plans.push_back(Int8ChainPlan(24, 9, 3, 2));
   std::vector<std::vector<uint8_t>> bytes;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "edge/plan_format.h"
+#include "kernels/half/half.h"
 #include "winograd_weights.h"
 
 namespace edge::testing {
@@ -78,10 +79,18 @@ class PlanBuilder {
     arena_ += static_cast<uint64_t>((before + after + 15) / 16 * 64);
     return Add(t);
   }
+  uint32_t HalfArena(const Dims& dims, const Halo& halo = {0, 0, 0, 0}) {
+    const uint32_t id = Arena(dims, halo);  // twice the memory it needs
+    tensors_[id].type = static_cast<uint32_t>(ElementType::kFloat16);
+    return id;
+  }
+  bool IsHalf(uint32_t id) const {
+    return tensors_[id].type == static_cast<uint32_t>(ElementType::kFloat16);
+  }
   // The memory of an arena tensor with its halo as elements.
   uint32_t WithHalo(uint32_t id) {
     TensorRec t = tensors_[id];
-    t.offset -= static_cast<uint64_t>(t.halo[0] * t.stride[2] + t.halo[2]) * sizeof(float);
+    t.offset -= static_cast<uint64_t>(t.halo[0] * t.stride[2] + t.halo[2]) * (IsHalf(id) ? 2 : 4);
     t.dims[2] += t.halo[0] + t.halo[1];
     t.dims[3] += t.halo[2] + t.halo[3];
     std::fill(t.halo, t.halo + 4, 0);
@@ -261,7 +270,13 @@ inline std::vector<uint8_t> PlanBuilder::Pack(const TensorRec& in, const ConvWei
   h.offsets_off = append(offsets.data(), offsets.size() * sizeof(int32_t));
   h.bias_off = append(bias.data(), bias.size() * sizeof(float));
   // Last, so that a kernel reading past the weights leaves the plan's memory.
-  h.weights_off = append(weights.data(), weights.size() * sizeof(float));
+  if (in.type == static_cast<uint32_t>(ElementType::kFloat16)) {
+    std::vector<Half> halves;
+    for (float v : weights) halves.push_back(ToHalf(v));
+    h.weights_off = append(halves.data(), halves.size() * sizeof(Half));
+  } else {
+    h.weights_off = append(weights.data(), weights.size() * sizeof(float));
+  }
   std::memcpy(blob.data(), &h, sizeof h);
   return blob;
 }

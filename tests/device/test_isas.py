@@ -1,4 +1,4 @@
-"""Quantised networks give the integer reference's outputs, bit for bit, with the kernels of every instruction set."""
+"""Quantised networks give the integer reference's outputs, bit for bit, by every instruction set; float16 ones nearly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgectl.device import emulator as emulators
 from edgectl.errors import ToolError
 from edgectl.lowering import build
 from edgectl.recipe import Recipe, load_function, load_model
-from edgectl.runner import Session
+from edgectl.runner import Session, relative_difference
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -81,6 +81,12 @@ SMALL: Networks = {
     "wdsr int8": (wdsr, [1, 3, 13, 18], INT8),
     "wdsr msq4 punched": (wdsr, [1, 3, 13, 18], MSQ4 + PUNCHED.format("body.*.conv")),
 }
+FP16 = '[target]\nprecision = "fp16"\n'
+HALF: Networks = {
+    "mobilenet": (mobilenet, [1, 3, 32, 32], FP16),
+    "resnet": (lambda: resnet(1), [1, 3, 32, 32], FP16),
+    "wdsr punched": (wdsr, [1, 3, 13, 18], FP16 + PUNCHED.format("body.*.conv")),
+}
 WHOLE: Networks = {
     "mobilenetv2 int8": (of_recipe("mobilenetv2/recipe.toml"), [1, 3, 64, 64], INT8),
     "resnet20 int8": (lambda: resnet(3), [1, 3, 32, 32], INT8),
@@ -112,6 +118,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 
 
 @pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    return build_all(HALF, tmp_path_factory.mktemp("half"))
+
+
+@pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     return build_all(WHOLE, tmp_path_factory.mktemp("whole"))
 
@@ -129,6 +140,15 @@ def has(words: str) -> bool:
     return set(words.split()) <= set(Path("/proc/cpuinfo").read_text().split())
 
 
+def agree_nearly(networks: dict[str, Artifact], device: Device, isa: str) -> None:
+    """Of float16 networks, whose sums round otherwise on every processor."""
+    for name, artifact in networks.items():
+        _, (want,) = artifact.golden()
+        reply, (got,) = Session.open(artifact, device).run(want_outputs=True, isa=isa)
+        assert reply.isa == isa
+        assert 0 < relative_difference(got, want) < 0.01, name
+
+
 def agree(networks: dict[str, Artifact], device: Device, isa: str) -> None:
     for name, artifact in networks.items():
         assert artifact.manifest.golden_by == "the integer reference"
@@ -141,7 +161,7 @@ def agree(networks: dict[str, Artifact], device: Device, isa: str) -> None:
 
 
 ISAS = {"fallback": "", "avx2": "avx2 fma", "avx512": "avx512bw avx512vl", "avx512vnni": "avx512_vnni avx512bw avx512vl"}
-ISAS |= {"neon": "asimd", "dotprod": "asimddp", "i8mm": "asimddp i8mm"}
+ISAS |= {"neon": "asimd", "fp16": "asimdhp", "dotprod": "asimddp", "i8mm": "asimddp i8mm"}
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -149,6 +169,13 @@ def test_on_this_machine(small: dict[str, Artifact], isa: str) -> None:
     if not has(ISAS[isa]):
         pytest.skip(f"this processor does not have {isa}")
     agree(small, open_device("host"), isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_float16_on_this_machine(half: dict[str, Artifact], isa: str) -> None:
+    if not has(ISAS[isa]):
+        pytest.skip(f"this processor does not have {isa}")
+    agree_nearly(half, open_device("host"), isa)
 
 
 def test_an_instruction_set_that_is_not_there_is_not_quietly_another(small: dict[str, Artifact]) -> None:
@@ -161,6 +188,12 @@ def test_an_instruction_set_that_is_not_there_is_not_quietly_another(small: dict
 @pytest.mark.parametrize("isa", ["neon", "dotprod"])  # neon's integer kernels are the fallback's
 def test_on_an_emulated_phone(small: dict[str, Artifact], emulator: Device, isa: str) -> None:
     agree(small, emulator, isa)
+
+
+@pytest.mark.device
+@pytest.mark.parametrize("isa", ["neon", "fp16", "dotprod"])  # neon converts to float32, the others multiply in float16
+def test_float16_on_an_emulated_phone(half: dict[str, Artifact], emulator: Device, isa: str) -> None:
+    agree_nearly(half, emulator, isa)
 
 
 @pytest.mark.device

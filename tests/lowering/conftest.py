@@ -6,6 +6,7 @@ import ctypes
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from edgectl.lowering.compile import Compiled, compile_module
 from edgectl.lowering.plan import OpKind
 from edgectl.native import host_backend
+from edgectl.recipe import TargetSpec
 
 Runner = Callable[[bytes, torch.Tensor], list[torch.Tensor]]
 
@@ -58,9 +60,15 @@ class Batch(nn.Module):
 def check(run_pte: Runner) -> Callable[..., Compiled]:
     """check(module, input) compiles, runs, compares with PyTorch and returns what was compiled."""
 
-    def agree(model: nn.Module, example: torch.Tensor, tolerance: float = 1e-4, owned: bool = True) -> Compiled:
+    def agree(
+        model: nn.Module,
+        example: torch.Tensor,
+        tolerance: float = 1e-4,
+        owned: bool = True,
+        target: TargetSpec = TargetSpec(),  # noqa: B008
+    ) -> Compiled:
         model = model.eval()
-        compiled = compile_module(model, example)
+        compiled = compile_module(model, example, target=target)
         if owned:
             others = [p for p in compiled.placements if p.runner != "edge" and "slice" not in p.op]
             assert not others
@@ -80,9 +88,9 @@ def check(run_pte: Runner) -> Callable[..., Compiled]:
 def check_all(check: Callable[..., Compiled]) -> Callable[..., Compiled]:
     """check_all({name: (module, input)}): the same for many modules at once."""
 
-    def agree(cases: dict[str, tuple[nn.Module, torch.Tensor]]) -> Compiled:
+    def agree(cases: dict[str, tuple[nn.Module, torch.Tensor]], **options: Any) -> Compiled:
         batch = Batch(cases)
-        return check(batch, batch.example)
+        return check(batch, batch.example, **options)
 
     return agree
 

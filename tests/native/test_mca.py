@@ -19,7 +19,8 @@ from edgectl.native.toolchain import ARM64_TRIPLE, Toolchain, arm64_linux, arm64
 OBJDUMP = f"{ARM64_TRIPLE}-objdump"
 # LLVM 16 is the first that models the Neoverse N1; before, it silently took a Cortex-A57 for it.
 MCA = next((found for n in range(30, 15, -1) if (found := shutil.which(f"llvm-mca-{n}"))), None)
-OBJECT = Path("CMakeFiles/edge_kernels.dir/src/kernels/conv/neon/conv_neon.cc.o")
+_KERNELS = Path("CMakeFiles/edge_kernels.dir/src/kernels")
+OBJECTS = (_KERNELS / "conv/neon/conv_neon.cc.o", _KERNELS / "half/fp16/half_fp16.cc.o")  # float32 and float16
 
 ITERATIONS = 200
 PORTS = 2  # for multiply-adds, and as many for loads
@@ -44,10 +45,10 @@ class Instruction:
 
     @property
     def loads(self) -> int:
-        """How many load ports it takes for a cycle."""
+        """How many load ports it takes for a cycle. A pair of vector registers takes two, however short they are."""
         if not re.match(r"ldr|ldur|ldp|ld[1-4]", self.text):
             return 0
-        return 2 if re.match(r"ldp\s+q", self.text) else 1
+        return 2 if re.match(r"ldp\s+[qds]\d", self.text) else 1
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Loop:
     @property
     def kind(self) -> str:
         """The kernel less the width of its tile."""
-        return re.sub(r"(ConvTile<\d+), \d+", r"\1", self.kernel)
+        return re.sub(r"((?:Conv|Half)Tile<\d+), \d+", r"\1", self.kernel)
 
     @property
     def fmlas(self) -> int:
@@ -84,8 +85,9 @@ class Loop:
         return "\n".join([f"# LLVM-MCA-BEGIN {self.kernel}", "0:", *lines, "# LLVM-MCA-END", ""])
 
 
-def keep_object(tree: Path, out: Path) -> None:
-    shutil.copy2(tree / OBJECT, out)
+def keep_objects(tree: Path, out: Path) -> None:
+    for number, path in enumerate(OBJECTS):
+        shutil.copy2(tree / path, out / f"{number}.o")
 
 
 def disassemble(chain: Toolchain) -> str:
@@ -94,17 +96,19 @@ def disassemble(chain: Toolchain) -> str:
         kernels(chain),
         what=f"the NEON kernels for {chain.name}",
         name=f"neon-{chain.name}",
-        targets=(str(OBJECT),),
-        keep=keep_object,
+        targets=tuple(map(str, OBJECTS)),
+        keep=keep_objects,
     )
-    command = [OBJDUMP, "--disassemble", "--demangle", "--no-show-raw-insn", str(run(build) / OBJECT.name)]
+    objects = [str(path) for path in sorted(run(build).iterdir())]
+    command = [OBJDUMP, "--disassemble", "--demangle", "--no-show-raw-insn", *objects]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def functions(text: str) -> Iterator[tuple[str, list[Instruction]]]:
-    """Every ConvTile, LinearRows and RunLinearDot, with its instructions."""
+    """Every ConvTile, LinearRows and RunLinearDot of float32, and HalfTile and RunLinearSums of float16, as instructions."""
+    kinds = r"\b(ConvTile|LinearRows|RunLinearDot|HalfTile|RunLinearSums)<edge::(?:neon::Vec4|fp16::\w+), ([\d, ]+)>"
     for part in re.split(r"\n\n(?=[0-9a-f]{16} <)", text):
-        name = re.match(r"[0-9a-f]{16} <.*?\b(ConvTile|LinearRows|RunLinearDot)<edge::neon::Vec4, ([\d, ]+)>", part)
+        name = re.match(rf"[0-9a-f]{{16}} <.*?{kinds}", part)
         if not name:
             continue
         code = []
@@ -161,7 +165,7 @@ def busy_edges(loops: list[Loop]) -> list[Loop]:
 
     None with a single filter: as it loads pixels for every multiply-add, it also waits for where the next entry's are.
     """
-    tiles = [loop for loop in loops if loop.kind.startswith("ConvTile") and not loop.kind.startswith("ConvTile<1>")]
+    tiles = [loop for loop in loops if re.match(r"(Conv|Half)Tile<(?!1>)", loop.kind)]
     return [loop for loop in tiles if loop.fmlas >= PORTS * LATENCY and loop not in full_width(loops)]
 
 
@@ -178,6 +182,8 @@ def test_inner_loops_run_within_a_quarter_of_what_their_ports_allow(loops: list[
         *(f"ConvTile<{filters}" for filters in (1, 2, 4, 8)),
         *(f"LinearRows<{vectors}" for vectors in (1, 2, 4)),
         *(f"RunLinearDot<{filters}>" for filters in (1, 2)),
+        *(f"HalfTile<{filters}" for filters in (1, 2, 4, 8)),
+        *(f"RunLinearSums<{filters}>" for filters in (4, 8, 16)),
     }
     measured = [*widest, *busy_edges(loops)]
     rows = list(zip(measured, cycles(measured), strict=True))

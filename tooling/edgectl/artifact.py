@@ -65,7 +65,8 @@ class Layer(_Strict):
     """One layer as it runs: the PyTorch module path, and what was found in its weights.
 
     `rate` is weights / non-zeros; `scheme` is what the packer recognised (`dense` when next to nothing is zero).
-    `bits` are those of a weight, and `quant` is their codebook (`fixed`, `power_of_two`, `sp2`, `msq`), empty for float32.
+    `bits` are those of a weight, and `quant` is their codebook (`fixed`, `power_of_two`, `sp2`, `msq`), empty for float32
+    and for float16 (16 bits).
     `runner` is `edge`, `xnnpack`, `executorch` or `litert`. `fused` are the operations that it does as well, among them its
     `activation` and, where it adds another map, its `residual`.
     """

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Cpu = Literal["arm64", "x86-64"]
 Format = Literal["pte", "litert"]
+Precision = Literal["fp32", "fp16"]
 SchemeName = Literal["unstructured", "filter", "pattern", "block_punched", "block_column"]
 
 
@@ -135,12 +136,14 @@ class CompressSpec(_Strict):
 class TargetSpec(_Strict):
     """`[target]`: the format to compile to, and the processor for whose kernels weights are packed; it runs on any.
 
-    `pte` is ExecuTorch's, `litert` makes a `.tflite`. `layout` is that of images in and out of a `.tflite`.
+    `pte` is ExecuTorch's, `litert` makes a `.tflite`. `layout` is that of images in and out of a `.tflite`. `precision` is that
+    of weights and of maps between layers, where our backend runs them in floating point.
     """
 
     format: Format = "pte"
     cpu: Cpu = "arm64"
     layout: Literal["nchw", "nhwc"] = "nchw"
+    precision: Precision = "fp32"
 
     @model_validator(mode="after")
     def _layout_is_of_litert(self) -> TargetSpec:

@@ -13,7 +13,7 @@
 namespace edge {
 
 constexpr char kPlanMagic[8] = {'E', 'D', 'G', 'E', 'P', 'L', 'A', 'N'};
-constexpr uint32_t kPlanVersion = 6;
+constexpr uint32_t kPlanVersion = 7;
 constexpr uint32_t kNone = 0xffffffffu;
 
 enum class Storage : uint32_t { kArena = 0, kInput = 1, kOutput = 2, kConst = 3 };
@@ -51,6 +51,7 @@ enum class OpKind : uint32_t {
 enum class ElementType : uint32_t {
   kFloat32 = 0,
   kInt8x4 = 1,  // the same pixel of four channels, the first in the lowest byte
+  kFloat16 = 2,
 };
 
 // y = act(x). kClamp covers relu (0, inf) and relu6 (0, 6).
@@ -91,14 +92,14 @@ static_assert(sizeof(Header) == 128);
 // Kernels may read (never write) this far outside the arena: tails of vectors.
 constexpr uint64_t kArenaSlack = 1024;
 
-// A tensor of 32-bit elements, always seen as (n, c, h, w); the innermost stride is 1. Tensors of
-// other ranks are dense and viewed as four dimensions. Several records may name the same arena
-// bytes (views). Int8 tensors lie in the arena, and have a quarter of the channels, rounded up;
-// channels beyond the last one may hold anything.
-// The halo is a band that is guaranteed to hold `fill`, zeros in a float32 tensor and the zero
-// point in an int8 one, around every channel plane: rows [-top, h + bottom),
-// columns [-left, w + right) at offset + y * stride[2] + x. Halos of neighbouring rows may overlap
-// (stride[2] >= w + max(left, right)). Whatever op writes the tensor leaves its halo so.
+// A tensor of 32-bit elements, or of 16-bit ones where it is float16, always seen as (n, c, h, w);
+// the innermost stride is 1. Tensors of other ranks are dense and viewed as four dimensions.
+// Several records may name the same arena bytes (views). Int8 tensors lie in the arena, and have a
+// quarter of the channels, rounded up; channels beyond the last one may hold anything. Float16
+// tensors lie in the arena too. The halo is a band that is guaranteed to hold `fill`, zeros in a
+// float tensor and the zero point in an int8 one, around every channel plane: rows [-top, h +
+// bottom), columns [-left, w + right) at offset + y * stride[2] + x. Halos of neighbouring rows may
+// overlap (stride[2] >= w + max(left, right)). Whatever op writes the tensor leaves its halo so.
 // The columns between the rows of an arena tensor belong to it: what is not halo there may hold
 // anything. An op does not write over what it reads, but kUnary, kAdd, kMul (an operand) and kConv,
 // kLinear, kWinograd, kConvInt8, kLinearInt8 (the residual) may when both are the same view.
@@ -172,6 +173,12 @@ static_assert(sizeof(ChainRec) == 24);
 // kCopy, kConcat, kMaxPool and kUpsampleNearest take int8 tensors too, all their tensors being of
 // one type; what kCopy calls zero is then the output's `fill`.
 //
+// Float16 tensors: kMaxPool, kUpsampleNearest, kConv and kDepthwise take them when all their
+// tensors are float16. kCopy, kConcat, kUnary, kAdd, kMul, kAdaptiveAvgPool and kPixelShuffle take
+// float32 and float16 in any mixture, which they convert; kLinear with a float16 input (and
+// residual) may have an output of either. What a float16 tensor is given is rounded to the nearest,
+// ties to even, and is infinite beyond 65504. How exact sums are, kernels/half/half.h says.
+//
 // kCopy: with input x (n, c, h, w), factor s and padding (pt, pl), the output (n, k * c, rows,
 // cols) holds the first k of the s * s phases, phase = py * s + px:
 //
@@ -223,7 +230,7 @@ struct PackedHeader {  // 64 bytes, at OpRec::data_off; the offsets below are fr
   uint64_t row_ptr_off;  // u32[n_blocks + 1]: block i owns entries [row_ptr[i], row_ptr[i + 1])
   uint64_t filters_off;  // u32[n_blocks * B]: output channel of every lane; kNone: unused, last
   uint64_t offsets_off;  // i32[n_entries]: input offsets in elements
-  uint64_t weights_off;  // f32[n_entries * B]: B weights an entry
+  uint64_t weights_off;  // f32[n_entries * B]: B weights an entry; f16 where the input is float16
   uint64_t bias_off;     // f32[n_blocks * B]
   uint64_t reserved;
 };

@@ -1,6 +1,7 @@
 // Every op but the convolutions, as functions of views. Shapes and parameters have been validated
 // when they are called.
 #pragma once
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -32,6 +33,13 @@ void RunUpsampleNearest(const OpCall& call);
 void RunUpsampleBilinear(const OpCall& call);
 void RunPixelShuffle(const OpCall& call);
 void RunSoftmax(const OpCall& call);
+
+// The row or column that kUpsampleNearest takes for `dst`. Compared as floats: a huge product has
+// no integer.
+inline int64_t NearestSource(int64_t dst, float ratio, int32_t size) {
+  const float src = std::floor(static_cast<float>(dst) * ratio);
+  return src < static_cast<float>(size - 1) ? static_cast<int64_t>(src) : size - 1;
+}
 
 // out = in, element by element; the dims are equal.
 void CopyElements(const ConstView& in, const View& out, ThreadPool* pool);

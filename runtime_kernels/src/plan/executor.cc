@@ -18,6 +18,7 @@
 #include "kernels/conv/conv.h"
 #include "kernels/conv/schedule.h"
 #include "kernels/depthwise/depthwise.h"
+#include "kernels/half/half.h"
 #include "kernels/int8/int8.h"
 #include "kernels/nest.h"
 #include "kernels/ops.h"
@@ -73,6 +74,21 @@ BasicView<Quad> Quads(const View& v) {
   return {reinterpret_cast<Quad*>(v.data), v.n, v.c, v.h, v.w, v.sn, v.sc, v.sh};
 }
 
+// Moves rows, with what is beside them, up in the memory of a tensor.
+template <typename T>
+void MoveUp(const BasicView<T>& kept, int64_t left, int64_t right, int64_t down, ThreadPool* pool) {
+  const int64_t length = (kept.h - 1) * kept.sh + left + kept.w + right;
+  const size_t planes = static_cast<size_t>(kept.n) * static_cast<size_t>(kept.c);
+  const size_t grain = std::max<size_t>(1, kGrainFloats / static_cast<size_t>(length));
+  pool->ParallelFor(planes, grain, [&](size_t first, size_t last) {
+    for (size_t i = first; i < last; ++i) {
+      const int64_t plane = static_cast<int64_t>(i);
+      T* from = kept.Plane(plane / kept.c, plane % kept.c) - left;
+      std::memmove(from - down * kept.sh, from, static_cast<size_t>(length) * sizeof(T));
+    }
+  });
+}
+
 RowRange AllRows(const TensorRec& t) { return {0, t.dims[2]}; }
 
 Epilogue EpilogueOf(const OpRec& op) {
@@ -119,7 +135,8 @@ struct Executor::Impl {
   ~Impl() { std::free(allocation); }
   Status Allocate();
   Status Prepare();
-  View Output(uint32_t tensor, RowRange rows) const;
+  template <typename T = float>
+  BasicView<T> Output(uint32_t tensor, RowRange rows) const;
   ConstView Input(uint32_t tensor, RowRange rows) const;
   void RunChains(uint32_t first, uint32_t n);
   void RunChain(const ChainRec& chain, const ChainRec& windows);
@@ -138,6 +155,12 @@ struct Executor::Impl {
   void RunConvInt8(uint32_t index, RowRange rows, const View& out);
   void RunLinearInt8(uint32_t index, const View& out);
   void RunDepthwiseInt8(const OpRec& op, RowRange rows, const View& out);
+  RealView Real(uint32_t tensor, RowRange rows) const;
+  bool HasHalf(const OpRec& op) const;
+  void RunHalf(uint32_t index, RowRange rows);
+  void RunConvHalf(uint32_t index, RowRange rows);
+  void RunLinearHalf(const OpRec& op);
+  void RunDepthwiseHalf(const OpRec& op, RowRange rows);
 };
 
 Status Executor::Impl::Allocate() {
@@ -202,11 +225,13 @@ Status Executor::Impl::Prepare() {
 }
 
 // Only for tensors that are op outputs: in the arena or the caller's buffers.
-View Executor::Impl::Output(uint32_t tensor, RowRange rows) const {
+template <typename T>
+BasicView<T> Executor::Impl::Output(uint32_t tensor, RowRange rows) const {
   const TensorRec& t = plan.tensor(tensor);
   const bool in_arena = t.storage == static_cast<uint32_t>(Storage::kArena);
-  return ViewOf(t, in_arena ? arena + places[tensor] / sizeof(float) : outputs[t.io_index],
-                bases[tensor], rows);
+  void* const memory = in_arena ? reinterpret_cast<char*>(arena) + places[tensor]
+                                : static_cast<void*>(outputs[t.io_index]);
+  return ViewOf(t, static_cast<T*>(memory), bases[tensor], rows);
 }
 
 ConstView Executor::Impl::Input(uint32_t tensor, RowRange rows) const {
@@ -396,10 +421,110 @@ bool Executor::Impl::RunInt8(uint32_t index, RowRange rows, const View& out) {
   return true;
 }
 
+RealView Executor::Impl::Real(uint32_t tensor, RowRange rows) const {
+  const TensorRec& t = plan.tensor(tensor);
+  const auto real = [&](auto* data, const auto& v) {
+    return RealView{data, v.n, v.c, v.h, v.w, v.sn, v.sc, v.sh, IsHalf(t)};
+  };
+  if (IsHalf(t)) {
+    const auto view = Output<Half>(tensor, rows);
+    return real(view.data, view);
+  }
+  const ConstView view = Input(tensor, rows);
+  return real(const_cast<float*>(view.data), view);  // written where it is an output
+}
+
+bool Executor::Impl::HasHalf(const OpRec& op) const {
+  bool half = IsHalf(plan.tensor(op.output));
+  for (uint32_t i = 0; i < op.n_inputs; ++i)
+    half = half || IsHalf(plan.tensor(plan.index(op.inputs_off + i)));
+  return half;
+}
+
+void Executor::Impl::RunConvHalf(uint32_t index, RowRange rows) {
+  const OpRec& op = plan.op(index);
+  const auto in = Output<Half>(plan.index(op.inputs_off), rows);
+  const auto out = Output<Half>(op.output, rows);
+  HalfConvArgs args = {};
+  ResolvePacked(plan, op, &args.packed, &args.weights);
+  args.epilogue = EpilogueOf(op);
+  args.in = in.data, args.in_n = in.sn, args.in_h = in.sh;
+  args.out = out.data, args.out_n = out.sn, args.out_c = out.sc, args.out_h = out.sh;
+  args.n = out.n, args.h = out.h, args.w = out.w;
+  if (op.residual != kNone) {
+    const auto residual = Output<Half>(op.residual, rows);
+    args.residual = residual.data;
+    args.res_n = residual.sn, args.res_c = residual.sc, args.res_h = residual.sh;
+  }
+  args.may_write_gaps = true;
+  const size_t place =
+      Planned(index, out.h, [&] { return PlanConvHalf(args, pool->threads(), isa); });
+  ConvHalf(args, schedules[index][place].schedule, pool, isa);
+}
+
+void Executor::Impl::RunLinearHalf(const OpRec& op) {
+  const uint32_t first = plan.index(op.inputs_off);
+  const auto in = Output<Half>(first, AllRows(plan.tensor(first)));
+  HalfLinearArgs args = {};
+  ResolvePacked(plan, op, &args.packed, &args.weights);
+  args.epilogue = EpilogueOf(op);
+  args.in = in.data, args.in_n = in.sn;
+  args.out = Real(op.output, AllRows(plan.tensor(op.output)));
+  if (op.residual != kNone) {
+    const auto residual = Output<Half>(op.residual, AllRows(plan.tensor(op.residual)));
+    args.residual = residual.data;
+    args.res_n = residual.sn, args.res_c = residual.sc;
+  }
+  LinearHalf(args, pool, isa);
+}
+
+void Executor::Impl::RunDepthwiseHalf(const OpRec& op, RowRange rows) {
+  const int32_t *p = op.p, k = p[0], stride = p[1];
+  HalfDepthwiseArgs args = {};
+  args.k = k, args.stride = stride;
+  ResolveDepthwise(plan, op, &args.weights);
+  args.epilogue = EpilogueOf(op);
+  const int64_t first = rows.begin * stride - p[2];
+  const int64_t last = first + (rows.end - rows.begin - 1) * stride + k;
+  const auto in = Output<Half>(plan.index(op.inputs_off), {first, last});
+  args.in = {in.data - p[3], in.n, in.c, in.h, in.w, in.sn, in.sc, in.sh};
+  args.out = Output<Half>(op.output, rows);
+  DepthwiseHalf(args, pool, isa);
+}
+
+// An op with a float16 tensor.
+void Executor::Impl::RunHalf(uint32_t index, RowRange rows) {
+  const OpRec& op = plan.op(index);
+  const auto kind = static_cast<OpKind>(op.op);
+  if (kind == OpKind::kConv) return RunConvHalf(index, rows);
+  if (kind == OpKind::kLinear) return RunLinearHalf(op);
+  if (kind == OpKind::kDepthwise) return RunDepthwiseHalf(op, rows);
+  const int64_t height = plan.tensor(op.output).dims[2];
+  const bool whole = rows.end - rows.begin == height;
+  std::vector<RealView> operands;
+  int64_t first = 0;
+  for (uint32_t i = 0; i < op.n_inputs; ++i) {
+    const uint32_t id = plan.index(op.inputs_off + i);
+    const TensorRec& in = plan.tensor(id);
+    const RowRange read = whole ? AllRows(in) : InputRows(op, in.dims[2], height, rows);
+    operands.push_back(Real(id, read));
+    if (i == 0) first = read.begin;
+  }
+  const OpRec part = whole ? op : OpFrom(op, rows, first);
+  RunHalfOp({part, operands.data(), Real(op.output, rows), *row_ops, pool, isa});
+}
+
 // Computes some rows of an op's output.
 void Executor::Impl::RunOp(uint32_t index, RowRange rows) {
   const OpRec& op = plan.op(index);
   const TensorRec& t = plan.tensor(op.output);
+  const bool in_arena = t.storage == static_cast<uint32_t>(Storage::kArena);
+  if (HasHalf(op)) {
+    RunHalf(index, rows);
+    if (IsHalf(t)) return FillHalo(t, Output<Half>(op.output, rows), rows.begin, pool);
+    if (in_arena) FillHalo(t, Output(op.output, rows), rows.begin, pool);
+    return;
+  }
   const View out = Output(op.output, rows);
   const auto kind = static_cast<OpKind>(op.op);
   if (kind == OpKind::kConv) {
@@ -424,7 +549,7 @@ void Executor::Impl::RunOp(uint32_t index, RowRange rows) {
     const OpRec part = whole ? op : OpFrom(op, rows, first);
     kOpFunctions[op.op]({part, operands.data(), out, *row_ops, pool, FillOf(t)});
   }
-  if (t.storage == static_cast<uint32_t>(Storage::kArena)) FillHalo(t, out, rows.begin, pool);
+  if (in_arena) FillHalo(t, out, rows.begin, pool);
 }
 
 // Moves the rows from `base` on of a tensor with a window, which is complete up to `end`, to the
@@ -435,18 +560,11 @@ void Executor::Impl::Slide(uint32_t tensor, int64_t base, int64_t end) {
   const int64_t down = base - bases[tensor];
   if (down == 0) return;
   if (base < end) {
-    const View kept = Output(tensor, {base, end});
-    const int64_t left = t.halo[2], right = t.halo[3];
-    const int64_t length = (kept.h - 1) * kept.sh + left + kept.w + right;
-    const size_t planes = static_cast<size_t>(kept.n) * static_cast<size_t>(kept.c);
-    const size_t grain = std::max<size_t>(1, kGrainFloats / static_cast<size_t>(length));
-    pool->ParallelFor(planes, grain, [&](size_t first, size_t last) {
-      for (size_t i = first; i < last; ++i) {
-        const int64_t plane = static_cast<int64_t>(i);
-        float* from = kept.Plane(plane / kept.c, plane % kept.c) - left;
-        std::memmove(from - down * kept.sh, from, static_cast<size_t>(length) * sizeof(float));
-      }
-    });
+    if (IsHalf(t)) {
+      MoveUp(Output<Half>(tensor, {base, end}), t.halo[2], t.halo[3], down, pool);
+    } else {
+      MoveUp(Output(tensor, {base, end}), t.halo[2], t.halo[3], down, pool);
+    }
   }
   bases[tensor] = base;
 }

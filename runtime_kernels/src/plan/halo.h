@@ -11,6 +11,8 @@ float FillOf(const TensorRec& t);
 
 // Fills the halo of `t` beside its rows [y, y + view.h), which are `view`; above them too where
 // they are the first ones, and below where they are the last. Touches no element of the tensor.
-void FillHalo(const TensorRec& t, const View& view, int64_t y, ThreadPool* pool);
+// T: float, or Half with zeros as fill.
+template <class T>
+void FillHalo(const TensorRec& t, const BasicView<T>& view, int64_t y, ThreadPool* pool);
 
 }  // namespace edge

@@ -8,9 +8,9 @@
 namespace edge {
 
 Range ElementsOf(const TensorRec& t) {
-  return {
-      t.storage, t.io_index, static_cast<int64_t>(t.offset / sizeof(float)), ImageSpan(Stored(t)),
-      t.dims[0], t.stride[0]};
+  const int64_t size = ElementSize(t);
+  return {t.storage, t.io_index,        static_cast<int64_t>(t.offset), size * ImageSpan(Stored(t)),
+          t.dims[0], size * t.stride[0]};
 }
 
 bool Disjoint(const Range& a, const Range& b) {
@@ -26,7 +26,8 @@ bool Disjoint(const Range& a, const Range& b) {
 }
 
 bool SameView(const TensorRec& a, const TensorRec& b) {
-  if (a.storage != b.storage || a.offset != b.offset || a.window != b.window || !SameDims(a, b))
+  if (a.storage != b.storage || a.offset != b.offset || a.type != b.type || a.window != b.window ||
+      !SameDims(a, b))
     return false;
   if (a.storage != static_cast<uint32_t>(Storage::kArena) && a.io_index != b.io_index) return false;
   return std::equal(a.stride, a.stride + 3, b.stride);

@@ -6,7 +6,7 @@
 
 namespace edge {
 
-// n images of `length` elements, `step` apart, the first at `begin` (elements from the start of the
+// n images of `length` bytes, `step` apart, the first at `begin` (bytes from the start of the
 // storage).
 struct Range {
   uint32_t storage;

@@ -4,6 +4,7 @@
 
 #include "edge/plan.h"
 #include "kernels/conv/conv.h"
+#include "kernels/half/half.h"
 #include "kernels/int8/int8.h"
 #include "plan/bands.h"
 
@@ -47,8 +48,9 @@ Status ResolveDepthwise(const Plan& plan, const OpRec& op, const float** out);
 Status ResolveDepthwiseInt8(const Plan& plan, const OpRec& op, const uint8_t** out);
 
 // The packed weights of a kConv, kLinear or kWinograd; the offsets inside of the blob are checked,
-// what they point to is not.
-Status ResolvePacked(const Plan& plan, const OpRec& op, PackedView* out);
+// what they point to is not. Weights for a float16 input go to `halves`.
+Status ResolvePacked(const Plan& plan, const OpRec& op, PackedView* out,
+                     const Half** halves = nullptr);
 Status ResolvePackedInt8(const Plan& plan, const OpRec& op, PackedInt8View* out);
 
 // Multiply-adds (or comparable steps) of one run of a valid plan.
@@ -62,6 +64,13 @@ inline bool SameDims(const TensorRec& a, const TensorRec& b) {
 inline bool IsInt8(const TensorRec& t) {
   return t.type == static_cast<uint32_t>(ElementType::kInt8x4);
 }
+
+inline bool IsHalf(const TensorRec& t) {
+  return t.type == static_cast<uint32_t>(ElementType::kFloat16);
+}
+
+// Bytes of an element.
+inline int64_t ElementSize(const TensorRec& t) { return IsHalf(t) ? 2 : 4; }
 
 // How many groups of four it takes.
 inline int32_t InFours(int32_t channels) { return (channels + 3) / 4; }

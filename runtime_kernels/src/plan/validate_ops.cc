@@ -204,28 +204,30 @@ struct Rule {
   uint32_t min_inputs, max_inputs;
   bool activates;  // act means something
   bool may_be_in_place;
-  bool adds;                           // a residual, if there is one
-  enum { kFloat, kAny, kInt8 } types;  // of tensors: float32; any, but all the same; its own rule
+  bool adds;  // a residual, if there is one
+  // Of tensors: float32; float32 or float16, all the same, and the same but for the output; the two
+  // in any mixture; any, but all the same; that or a mixture of the two; its own rule.
+  enum { kFloat, kSame, kEither, kReal, kAny, kAnyOrReal, kInt8 } types;
   Status (*check)(const Operands& operands, double* work);
 };
 
 constexpr Rule kRules[] = {
-    {1, 1, false, false, false, Rule::kAny, CheckCopy},
-    {1, 1, true, false, true, Rule::kFloat, CheckPacked},
-    {1, 1, true, false, true, Rule::kFloat, CheckPacked},
-    {1, 1, true, true, false, Rule::kFloat, CheckSameDims},   // kUnary
-    {2, 2, true, true, false, Rule::kFloat, CheckBroadcast},  // kAdd
-    {2, 2, true, true, false, Rule::kFloat, CheckBroadcast},  // kMul
-    {1, kMaxOperands, false, false, false, Rule::kAny, CheckConcat},
+    {1, 1, false, false, false, Rule::kAnyOrReal, CheckCopy},
+    {1, 1, true, false, true, Rule::kSame, CheckPacked},
+    {1, 1, true, false, true, Rule::kEither, CheckPacked},   // kLinear
+    {1, 1, true, true, false, Rule::kReal, CheckSameDims},   // kUnary
+    {2, 2, true, true, false, Rule::kReal, CheckBroadcast},  // kAdd
+    {2, 2, true, true, false, Rule::kReal, CheckBroadcast},  // kMul
+    {1, kMaxOperands, false, false, false, Rule::kAnyOrReal, CheckConcat},
     {1, 1, false, false, false, Rule::kAny, CheckMaxPool},
     {1, 1, false, false, false, Rule::kFloat, CheckAvgPool},
-    {1, 1, false, false, false, Rule::kFloat, CheckAdaptiveAvgPool},
+    {1, 1, false, false, false, Rule::kReal, CheckAdaptiveAvgPool},
     {1, 1, false, false, false, Rule::kAny, CheckUpsample},
     {1, 1, false, false, false, Rule::kFloat, CheckUpsample},
-    {1, 1, false, false, false, Rule::kFloat, CheckPixelShuffle},
+    {1, 1, false, false, false, Rule::kReal, CheckPixelShuffle},
     {1, 1, false, false, false, Rule::kFloat, CheckSameDims},  // kSoftmax
     {1, 1, true, false, true, Rule::kFloat, CheckWinograd},
-    {1, 1, true, false, false, Rule::kFloat, CheckDepthwise},
+    {1, 1, true, false, false, Rule::kSame, CheckDepthwise},
     {1, 1, false, false, false, Rule::kInt8, CheckQuantize},
     {1, 1, false, false, false, Rule::kInt8, CheckQuantize},  // kDequantize
     {1, 1, true, false, true, Rule::kInt8, CheckPackedInt8},
@@ -245,15 +247,43 @@ bool ActivationIsSane(const OpRec& op, bool activates) {
 }
 
 bool TypesFit(const Operands& o, const Rule& rule) {
-  if (o.op.residual != kNone && IsInt8(o.plan.tensor(o.op.residual)) != (rule.types == Rule::kInt8))
-    return false;
-  if (rule.types == Rule::kInt8) {
-    return o.op.act <= static_cast<uint32_t>(ActKind::kLeakyRelu);
+  const uint32_t type = o.in.type;
+  const auto is = [](const TensorRec& t, ElementType wanted) {
+    return t.type == static_cast<uint32_t>(wanted);
+  };
+  const auto is_real = [&](const TensorRec& t) {
+    return is(t, ElementType::kFloat32) || is(t, ElementType::kFloat16);
+  };
+  const auto all = [&](const auto& fits) {
+    for (uint32_t i = 0; i < o.op.n_inputs; ++i) {
+      if (!fits(o.input(i))) return false;
+    }
+    return fits(o.out);
+  };
+  if (o.op.residual != kNone) {
+    const TensorRec& residual = o.plan.tensor(o.op.residual);
+    if (rule.types == Rule::kInt8 ? !IsInt8(residual) : residual.type != type) return false;
   }
-  for (uint32_t i = 0; i < o.op.n_inputs; ++i) {
-    if (o.input(i).type != o.out.type) return false;
+  const bool same = all([&](const TensorRec& t) { return t.type == type; });
+  switch (rule.types) {
+    case Rule::kFloat:
+      return same && is(o.in, ElementType::kFloat32);
+    case Rule::kSame:
+      return same && is_real(o.in);
+    case Rule::kEither:
+      return is_real(o.in) && (is(o.out, ElementType::kFloat32) || same);
+    case Rule::kReal:
+      return all(is_real);
+    case Rule::kAny:
+      return same;
+    case Rule::kAnyOrReal:
+      return same || all(is_real);
+    case Rule::kInt8:
+      break;
   }
-  return rule.types == Rule::kAny || !IsInt8(o.out);
+  // Those that check nothing else about an operand's type have int8 ones, or float32.
+  const auto half = [&](const TensorRec& t) { return is(t, ElementType::kFloat16); };
+  return o.op.act <= static_cast<uint32_t>(ActKind::kLeakyRelu) && !half(o.in) && !half(o.out);
 }
 
 Status CheckMemory(const Operands& o, bool may_be_in_place) {

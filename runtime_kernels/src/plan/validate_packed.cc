@@ -52,8 +52,9 @@ Status CheckEachOnce(const uint32_t* lane_of, uint32_t n_blocks, uint32_t block,
 // of which are `rows` of the input's memory.
 Range ReadsOf(const TensorRec& in, const TensorRec& out, RowRange rows, int64_t low, int64_t high) {
   Range reads = ElementsOf(in);
-  reads.begin += low + rows.begin * in.stride[2];
-  reads.length = high - low + (rows.end - rows.begin - 1) * in.stride[2] + out.dims[3];
+  const int64_t size = ElementSize(in);
+  reads.begin += size * (low + rows.begin * in.stride[2]);
+  reads.length = size * (high - low + (rows.end - rows.begin - 1) * in.stride[2] + out.dims[3]);
   return reads;
 }
 
@@ -69,7 +70,7 @@ double Pixels(const TensorRec& in, const TensorRec& out) {
 Status CheckConvReads(const Plan& plan, const TensorRec& in, const Range& reads) {
   if (in.storage != static_cast<uint32_t>(Storage::kArena)) return Status::kBadValue;
   const int64_t end = reads.begin + (reads.n - 1) * reads.step + reads.length;
-  const int64_t arena = static_cast<int64_t>(plan.header().arena_size / sizeof(float));
+  const auto arena = static_cast<int64_t>(plan.header().arena_size);
   return reads.begin >= 0 && end <= arena ? Status::kOk : Status::kBadOffset;
 }
 
@@ -147,7 +148,7 @@ Status SoundPacked(const Plan& plan, const OpRec& op, PackedView* packed) {
 
 }  // namespace
 
-Status ResolvePacked(const Plan& plan, const OpRec& op, PackedView* out) {
+Status ResolvePacked(const Plan& plan, const OpRec& op, PackedView* out, const Half** halves) {
   const Status status = CheckData(plan, op);
   if (status != Status::kOk) return status;
   if (op.data_size < sizeof(PackedHeader)) return Status::kBadOffset;
@@ -159,16 +160,20 @@ Status ResolvePacked(const Plan& plan, const OpRec& op, PackedView* out) {
   const uint64_t lanes = uint64_t{h.n_blocks} * h.block;
   PackedView view = {h.block, h.n_blocks, h.n_entries, h.n_filters, nullptr,
                      nullptr, nullptr,    nullptr,     nullptr};
+  const uint64_t weights = uint64_t{h.n_entries} * h.block;
+  const Half* half = nullptr;
   const bool fits =
       Resolve<PackedHeader>(blob, op.data_size, h.row_ptr_off, uint64_t{h.n_blocks} + 1,
                             &view.row_ptr) &&
       Resolve<PackedHeader>(blob, op.data_size, h.filters_off, lanes, &view.filters) &&
       Resolve<PackedHeader>(blob, op.data_size, h.offsets_off, h.n_entries, &view.offsets) &&
-      Resolve<PackedHeader>(blob, op.data_size, h.weights_off, uint64_t{h.n_entries} * h.block,
-                            &view.weights) &&
+      (IsHalf(plan.tensor(plan.index(op.inputs_off)))
+           ? Resolve<PackedHeader>(blob, op.data_size, h.weights_off, weights, &half)
+           : Resolve<PackedHeader>(blob, op.data_size, h.weights_off, weights, &view.weights)) &&
       Resolve<PackedHeader>(blob, op.data_size, h.bias_off, lanes, &view.bias);
   if (!fits) return Status::kBadOffset;
   *out = view;
+  if (halves != nullptr) *halves = half;
   return Status::kOk;
 }
 

@@ -28,13 +28,13 @@ Status CheckEnd(const Plan& plan, const TensorRec& t) {
 
 // Every element, halo included, lies in [0, bytes).
 Status CheckPlace(const TensorRec& t, uint64_t bytes) {
-  if (t.offset % sizeof(float) != 0 || t.offset > bytes) return Status::kBadOffset;
-  const int64_t first = static_cast<int64_t>(t.offset / sizeof(float));
+  const auto size = static_cast<uint64_t>(ElementSize(t));
+  if (t.offset % size != 0 || t.offset > bytes) return Status::kBadOffset;
+  const int64_t first = static_cast<int64_t>(t.offset / size);
   const int64_t begin = first - t.halo[0] * t.stride[2] - t.halo[2];
   const int64_t last = first + (t.dims[0] - 1) * t.stride[0] + (t.dims[1] - 1) * t.stride[1] +
                        (t.dims[2] - 1 + t.halo[1]) * t.stride[2] + t.dims[3] - 1 + t.halo[3];
-  return begin >= 0 && last < static_cast<int64_t>(bytes / sizeof(float)) ? Status::kOk
-                                                                          : Status::kBadOffset;
+  return begin >= 0 && last < static_cast<int64_t>(bytes / size) ? Status::kOk : Status::kBadOffset;
 }
 
 }  // namespace
@@ -50,8 +50,9 @@ Status ValidateTensor(const Plan& plan, const TensorRec& t) {
     if (stride < 0 || stride > kMaxElements) return Status::kBadValue;
   }
   const bool in_arena = t.storage == static_cast<uint32_t>(Storage::kArena);
-  if (t.type > static_cast<uint32_t>(ElementType::kInt8x4)) return Status::kBadValue;
-  if (IsInt8(t) ? !in_arena : t.fill != 0) return Status::kBadValue;
+  if (t.type > static_cast<uint32_t>(ElementType::kFloat16)) return Status::kBadValue;
+  if ((IsInt8(t) || IsHalf(t)) && !in_arena) return Status::kBadValue;
+  if (!IsInt8(t) && t.fill != 0) return Status::kBadValue;
   for (int32_t halo : t.halo) {
     if (halo < 0 || halo > kMaxHalo || (halo != 0 && !in_arena)) return Status::kBadValue;
   }

@@ -21,7 +21,7 @@ from edgectl.artifact import MODEL_FILES, Artifact, Layer, Manifest, TensorSpec,
 from edgectl.compress.activations import Progress, quantise
 from edgectl.compress.prune import prune_oneshot
 from edgectl.errors import ToolError, UserError, first_line
-from edgectl.lowering import plan
+from edgectl.lowering import half, plan
 from edgectl.lowering.compile import Compiled, compile_module, plain_weights
 from edgectl.lowering.golden import Golden, golden
 from edgectl.lowering.layout import LayerRecord
@@ -73,6 +73,8 @@ def build(
     example = torch.rand(recipe.model.input, generator=torch.Generator().manual_seed(_SEED))
     module = compress(recipe, module, example, progress)
     _forward(module, example)
+    if recipe.target.precision == "fp16":
+        _check_range(module, example)
     compiled = compile_module(module, example, lambda message: progress(message, None), target=recipe.target)
     progress("computing the golden output", None)
     expected = golden(compiled, module)
@@ -164,6 +166,31 @@ def _forward(module: nn.Module, example: torch.Tensor) -> list[torch.Tensor]:
     return outputs
 
 
+def _check_range(module: nn.Module, example: torch.Tensor) -> None:
+    """Raises UserError where a value between two modules is larger than float16 can be."""
+    largest: dict[str, float] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def look(_: nn.Module, __: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor):
+                largest[name] = max(largest.get(name, 0.0), float(output.detach().abs().max()))
+
+        return look
+
+    hooks = [child.register_forward_hook(watch(name)) for name, child in module.named_modules() if name]
+    try:
+        _forward(module, example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, most in largest.items():
+        if most > half.LARGEST:
+            raise UserError(
+                f"{name} gives {most:.3g} for a random input and float16 ends at {half.LARGEST:.0f}: "
+                'build it with precision = "fp32".'
+            )
+
+
 def _write(
     folder: Path,
     recipe: Recipe,
@@ -219,7 +246,7 @@ def _layers(compiled: Compiled, rules: Sequence[QuantRule]) -> list[Layer]:
             fused=record.fused,
             activation=record.activation,
             residual=record.residual,
-            **_codebook(record.name, rules) if record.weights else {},
+            **_weights(record, rules),
         )
         for record in compiled.layers
     ]
@@ -232,6 +259,13 @@ def _layers(compiled: Compiled, rules: Sequence[QuantRule]) -> list[Layer]:
                 Layer(name=name, op=placement.op, runner=placement.runner, input_shape=[], output_shape=[], **weights)
             )
     return layers
+
+
+def _weights(record: LayerRecord, rules: Sequence[QuantRule]) -> dict[str, Any]:
+    """Bits and codebook of a layer's weights."""
+    if record.weights and record.bits == 16:
+        return {"bits": 16}
+    return _codebook(record.name, rules) if record.weights else {}
 
 
 def _codebook(name: str, rules: Sequence[QuantRule]) -> dict[str, Any]:

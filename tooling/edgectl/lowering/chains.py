@@ -94,7 +94,7 @@ def _twins(ops: Sequence[Op], windows: Iterable[Tensor]) -> list[Op]:
 
 def _can_chain(op: Op) -> bool:
     n, c, h, w = op.output.dims
-    if 4 * n * c * h * w < _SMALL:
+    if op.output.element * n * c * h * w < _SMALL:
         return False
     if op.kind is OpKind.CONCAT:
         return op.p[0] == 1
@@ -169,9 +169,9 @@ class _Candidate:
             _, _, left, right = tensor.halo
             row = tensor.stride[2]
             plane = (max((rows - 1) * row + left + w + right, rows * row) + 15) // 16 * 16
-            plane += 16 * (plane % 1024 == 0)
+            plane += 16 * (plane * tensor.element % 4096 == 0)
             tensor.window, tensor.stride, tensor.start = rows, (c * plane, plane, row), left
-            tensor.buffer = Buffer(4 * n * c * plane)
+            tensor.buffer = Buffer(tensor.element * n * c * plane)
 
 
 def _chain(ops: Sequence[Op], uses: _Uses, first: int, last: int) -> _Candidate | None:
@@ -249,8 +249,8 @@ def _banded(
                 return _banded(ops, uses, first, last, rows)
         made.append(_Part(begins, [list(zip(*band, strict=True)) for band in zip(ends, bases, strict=True)]))
         begins = [end if not readers[k] else 0 for k, end in enumerate(ends[-1])]
-    size = sum(4 * t.dims[0] * t.dims[1] * t.stride[2] * window for t, window in windows.items())
-    weights = max(4 * op.macs // (op.output.dims[2] * op.output.dims[3]) for op in part)
+    size = sum(t.element * t.dims[0] * t.dims[1] * t.stride[2] * window for t, window in windows.items())
+    weights = max(op.inputs[0].element * op.macs // (op.output.dims[2] * op.output.dims[3]) for op in part)
     if not windows or size + weights > _L2_BYTES:
         return None
     return _Candidate(first, rows, made, windows, _seconds(part, windows, -(-heights[-1] // rows)))
@@ -339,12 +339,12 @@ def _seconds(ops: Sequence[Op], windows: dict[Tensor, int], bands: int) -> float
     for op in ops:
         for tensor in [*op.operands, op.output]:
             n, c, h, w = tensor.dims
-            size = 4 * n * c * h * w
+            size = tensor.element * n * c * h * w
             near = tensor in windows or size < _FAR_BYTES or tensor.storage is Storage.CONST
             seconds += size / (_NEAR if near else _FAR)
             if tensor is op.output and tensor in windows:  # rows that are moved down with every band
                 kept = max(0, windows[tensor] - h // bands)
-                seconds += 2 * bands * 4 * n * c * kept * w / _NEAR
+                seconds += 2 * bands * tensor.element * n * c * kept * w / _NEAR
         pixels = op.output.dims[2] * op.output.dims[3] / bands
         seconds += bands * _START + op.macs / _MACS * (1 + _WASTE / pixels)
     return seconds

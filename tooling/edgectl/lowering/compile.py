@@ -34,6 +34,7 @@ class Compiled:
     Attributes:
         program: the model file, a `.pte` or a `.tflite`.
         quantised: the module has int8 values or weights.
+        half: what our backend runs in floating point is float16.
         network: the graph that our backend runs, where it is the whole of a quantised network; None otherwise.
     """
 
@@ -41,6 +42,7 @@ class Compiled:
     layers: list[LayerRecord]
     placements: list[Placement]
     quantised: bool
+    half: bool
     network: ir.Graph | None
 
 
@@ -72,7 +74,7 @@ def compile_module(
         raise UserError(f"torch.export cannot trace the model: {first_line(error)}") from error
     say("lowering")
     partitioner, subgraphs = EdgePartitioner(), list[Subgraph]()
-    with lowering_to(subgraphs, target.cpu, say), quiet():
+    with lowering_to(subgraphs, target, say), quiet():
         if target.format == "pte":
             edge = _lower(program, [partitioner, executorch.RemainderPartitioner()])
             placements = _placements(edge, partitioner.decisions, "executorch")
@@ -88,7 +90,7 @@ def compile_module(
     layers = [layer for subgraph in subgraphs for layer in subgraph.layers]
     quantised = any("quantized_decomposed" in str(node.target) for node in program.graph.nodes)
     network = None if any(p.runner != "edge" for p in placements) else _whole(edge, subgraphs)
-    return Compiled(written, layers, placements, quantised, network)
+    return Compiled(written, layers, placements, quantised, target.precision == "fp16", network)
 
 
 def _lower(

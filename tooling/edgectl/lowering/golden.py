@@ -17,6 +17,7 @@ from edgectl.lowering.compile import Compiled
 
 Array = npt.NDArray[np.float32]
 QUANTISED_TOLERANCE = 0.05
+HALF_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,16 @@ def golden(compiled: Compiled, module: nn.Module) -> Golden:
     the integer reference's: integers agree bit for bit, so that 1e-3 holds for it too unless float32 layers or functions,
     whose last bits vary, are quantised after them: then a value near the middle of two integers falls on either side. So it
     does where other runners have a share, and PyTorch's graph of the quantised network, which rounds elsewhere, is all there
-    is to compare with. One step of one value may be seen in the output then: 0.05, less than a wrong layer shows.
+    is to compare with. One step of one value may be seen in the output then: 0.05, less than a wrong layer shows. A float16
+    network is PyTorch's in float32, up to 0.02: each layer rounds its sums and what it stores.
     """
     if compiled.network is not None:
-        tolerance = GOLDEN_TOLERANCE if reference.reproducible(compiled.network) else QUANTISED_TOLERANCE
+        exact = reference.reproducible(compiled.network) and not compiled.half
+        tolerance = GOLDEN_TOLERANCE if exact else QUANTISED_TOLERANCE
         return Golden("the integer reference", tolerance, partial(reference.run, compiled.network))
-    return pytorch(module, QUANTISED_TOLERANCE if compiled.quantised else GOLDEN_TOLERANCE)
+    if compiled.quantised:
+        return pytorch(module, QUANTISED_TOLERANCE)
+    return pytorch(module, HALF_TOLERANCE if compiled.half else GOLDEN_TOLERANCE)
 
 
 def pytorch(module: nn.Module, tolerance: float = GOLDEN_TOLERANCE) -> Golden:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgectl.lowering import depthwise, int8, ir, winograd
+from edgectl.lowering import depthwise, half, int8, ir, winograd
 from edgectl.lowering.chains import plan_chains
 from edgectl.lowering.geometry import Geometry, geometry, is_point
 from edgectl.lowering.integer import is_integer
@@ -32,7 +32,7 @@ from edgectl.lowering.plan import (
     write,
 )
 from edgectl.lowering.winograd import Tiling
-from edgectl.recipe import Cpu
+from edgectl.recipe import Cpu, Precision
 
 # Maps up to this wide share one row stride, so that a kernel can run a whole plane as one row.
 _NARROW = 128
@@ -43,9 +43,9 @@ _NO_HALO: Dims = (0, 0, 0, 0)
 class LayerRecord:
     """What lowering did with one layer; see edgectl.artifact.Layer.
 
-    Of layers with weights: `method` is `direct`, `depthwise`, `linear`, or Winograd's with its tile, in int8 where it says so;
-    `bands` how many bands of rows it runs in; `stored`, `order`, `costs` and `bits` are those of edgectl.lowering.pack.Packed;
-    `activation` and `residual` say what its epilogue does.
+    Of layers with weights: `method` is `direct`, `depthwise`, `linear`, or Winograd's with its tile, in int8 or fp16 where it
+    says so; `bands` how many bands of rows it runs in; `stored`, `order`, `costs` and `bits` are those of
+    edgectl.lowering.pack.Packed; `activation` and `residual` say what its epilogue does.
     """
 
     name: str
@@ -70,9 +70,13 @@ class LayerRecord:
     residual: bool = False
 
 
-def lower(graph: ir.Graph, cpu: Cpu) -> tuple[bytes, list[LayerRecord]]:
-    """The plan of an (optimised) graph, its weights packed for `cpu`, and a record of each layer in the order they run."""
-    lowering = _Lowering(graph, cpu)
+def lower(graph: ir.Graph, cpu: Cpu, precision: Precision = "fp32") -> tuple[bytes, list[LayerRecord]]:
+    """The plan of an (optimised) graph, its weights packed for `cpu`, and a record of each layer in the order they run.
+
+    Raises:
+        UserError: a weight is too large for the precision.
+    """
+    lowering = _Lowering(graph, cpu, precision)
     for node in graph.nodes:
         lowering.emit(node)
     lowering.finish()
@@ -85,9 +89,11 @@ def lower(graph: ir.Graph, cpu: Cpu) -> tuple[bytes, list[LayerRecord]]:
 
 
 class _Lowering:
-    def __init__(self, graph: ir.Graph, cpu: Cpu) -> None:
+    def __init__(self, graph: ir.Graph, cpu: Cpu, precision: Precision) -> None:
         self.graph = graph
         self.cpu: Cpu = cpu
+        self.half = half.nodes(graph) if precision == "fp16" else set[ir.Node]()
+        self.producers = {node.output: node for node in graph.nodes}
         self.uses = graph.uses()
         self.ops: list[Op] = []
         self.layers: list[Callable[[], LayerRecord]] = []  # known once weights are packed
@@ -97,7 +103,8 @@ class _Lowering:
         self.tensors: dict[ir.Value, Tensor] = {}
         self.copies: dict[tuple[ir.Value, object], Tensor] = {}
         convs = [node for node in graph.nodes if isinstance(node, ir.Conv) and not is_point(node)]
-        self.tilings = {node: tiling for node in convs if not is_integer(node) and (tiling := winograd.choose(node, cpu))}
+        exact = [node for node in convs if not is_integer(node) and node not in self.half]
+        self.tilings = {node: tiling for node in exact if (tiling := winograd.choose(node, cpu))}
         self.depthwise = {node for node in convs if node not in self.tilings and depthwise.suits(node) and _alike(node)}
         others = [node for node in convs if node not in self.tilings and node not in self.depthwise]
         self.geometries = {node: geometry(node) for node in others}
@@ -132,11 +139,20 @@ class _Lowering:
                 continue
             channel = 0
             for value in node.inputs:
-                aligned = value.quant is None or channel % 4 == 0
-                if value in made and value not in self.parts and value not in self.graph.outputs and aligned:
+                fits = value.quant is None or channel % 4 == 0
+                fits = fits and self._is_half(value) == (node in self.half)
+                if value in made and value not in self.parts and value not in self.graph.outputs and fits:
                     self.parts[value] = (node.output, channel)
                     self._need_halo(node.output, self.halos.get(value, _NO_HALO))
                 channel += value.shape[1]
+
+    def _is_half(self, value: ir.Value) -> bool:
+        """Whether a value is float16 as its operation writes it."""
+        return self.producers.get(value) in self.half
+
+    def _wants(self, node: ir.Node) -> bool | None:
+        """Whether its operands must be float16, or must not be; None where they may be either."""
+        return None if node in self.half and isinstance(node, half.MIXED) else node in self.half
 
     def _need_halo(self, value: ir.Value, halo: Dims) -> None:
         old = self.halos.get(value, _NO_HALO)
@@ -148,9 +164,17 @@ class _Lowering:
             self.gaps[size] = max(self.gaps.get(size, 0), gap)
 
     def _arena(
-        self, dims: Dims, halo: Dims = _NO_HALO, *, row: int | None = None, gap: bool = False, fill: int | None = None
+        self,
+        dims: Dims,
+        halo: Dims = _NO_HALO,
+        *,
+        row: int | None = None,
+        gap: bool = False,
+        fill: int | None = None,
+        half: bool = False,
     ) -> Tensor:
         """A fresh arena tensor. `gap`: its rows take the common stride of maps of this size. `fill`: of an int8 one."""
+        element = 2 if half else 4
         n, c, h, w = dims
         top, bottom, left, right = halo
         if row is None:
@@ -158,10 +182,11 @@ class _Lowering:
         plane = (top + h + bottom - 1) * row + left + w + right
         if halo != _NO_HALO or row != w:
             plane = (max(plane, (h + top) * row) + 15) // 16 * 16
-            plane += 16 * (plane % 1024 == 0)  # planes a multiple of 4 KiB apart would share cache sets
+            plane += 16 * (plane * element % 4096 == 0)  # planes a multiple of 4 KiB apart would share cache sets
         start = top * row + left
-        buffer = Buffer(4 * n * c * plane)
-        return Tensor(Storage.ARENA, dims, (c * plane, plane, row), halo, buffer=buffer, start=start, fill=fill)
+        buffer = Buffer(element * n * c * plane)
+        stride = (c * plane, plane, row)
+        return Tensor(Storage.ARENA, dims, stride, halo, buffer=buffer, start=start, fill=fill, half=half)
 
     def _result(self, value: ir.Value, dims: Dims | None = None) -> Tensor:
         """Where a node writes `value`: the output itself when nobody else reads it, a part of what it is concatenated to,
@@ -169,16 +194,18 @@ class _Lowering:
         """
         places = [i for i, output in enumerate(self.graph.outputs) if output is value]
         fill = None if value.quant is None else int8.fill(value.quant)
-        if places and self.uses[value] == 1:
+        halves, node = self._is_half(value), self.producers[value]
+        either = not halves or _is_linear(node) or isinstance(node, half.MIXED)  # types of the result
+        if places and self.uses[value] == 1 and either:
             made = reshaped(self.outputs[places[0]], dims or four_dims(value.shape))
             self.outputs[places[0]] = made
         elif value in self.parts and dims is None:
             whole, channel = self.parts[value]
             made = _channels(self.tensors.get(whole) or self._result(whole), value, channel)
         elif dims is None and len(value.shape) == 4:
-            made = self._arena(_dims(value), self.halos.get(value, _NO_HALO), gap=True, fill=fill)
+            made = self._arena(_dims(value), self.halos.get(value, _NO_HALO), gap=True, fill=fill, half=halves)
         else:
-            made = self._arena(dims or _dims(value), fill=fill)
+            made = self._arena(dims or _dims(value), fill=fill, half=halves)
         self.tensors[value] = made
         return made
 
@@ -190,30 +217,40 @@ class _Lowering:
             self.tensors[value] = Tensor(Storage.CONST, dims, dense_stride(dims), data=data.tobytes())
         return self.tensors[value]
 
-    def _dense(self, value: ir.Value, dims: Dims, name: str) -> Tensor:
+    def _typed(self, value: ir.Value, home: Tensor, half: bool | None, name: str) -> Tensor:
+        """`home`, where `value` lies, or a copy that is float16 as `half` says (None: either will do)."""
+        if half is None or home.half == half:
+            return home
+        key = (value, ("type", half))
+        if key not in self.copies:
+            self.copies[key] = self._copy(home, self._arena(home.dims, half=half), name)
+        return self.copies[key]
+
+    def _dense(self, value: ir.Value, dims: Dims, name: str, half: bool | None = None) -> Tensor:
         """`value` without gaps, seen as `dims`."""
-        home = self._home(value, name)
+        home = self._typed(value, self._home(value, name), half, name)
         if not home.is_dense:
             key = (value, "dense")
             if key not in self.copies:
-                self.copies[key] = self._copy(home, self._arena(home.dims, fill=home.fill), name)
+                self.copies[key] = self._copy(home, self._arena(home.dims, fill=home.fill, half=home.half), name)
             home = self.copies[key]
         return reshaped(home, dims)
 
-    def _image(self, value: ir.Value, name: str) -> Tensor:
+    def _image(self, value: ir.Value, name: str, half: bool | None = None) -> Tensor:
         """`value` as (n, c, h, w), wherever it lies."""
         home = self._home(value, name)
         dims = _dims(value)
-        return home if home.dims == dims else self._dense(value, dims, name)
+        return self._typed(value, home, half, name) if home.dims == dims else self._dense(value, dims, name, half)
 
-    def _haloed(self, value: ir.Value, halo: Dims, name: str) -> Tensor:
+    def _haloed(self, value: ir.Value, halo: Dims, name: str, half: bool = False) -> Tensor:
         """`value` in the arena with at least this much halo."""
         home = self._image(value, name)
-        if home.storage is Storage.ARENA and all(have >= want for have, want in zip(home.halo, halo, strict=True)):
+        fits = home.storage is Storage.ARENA and home.half == half
+        if fits and all(have >= want for have, want in zip(home.halo, halo, strict=True)):
             return home
-        key = (value, "halo")
+        key = (value, ("halo", half))
         if key not in self.copies:
-            target = self._arena(home.dims, self.halos.get(value, halo), gap=True, fill=home.fill)
+            target = self._arena(home.dims, self.halos.get(value, halo), gap=True, fill=home.fill, half=half)
             self.copies[key] = self._copy(home, target, name)
         return self.copies[key]
 
@@ -304,6 +341,8 @@ class _Lowering:
             return f"Winograd F({self.tilings[node].m}, 3)"
         if op.kind is OpKind.LINEAR_INT8 and op.p[2]:
             return "int8 linear, codes decoded as they are read"
+        if node in self.half:
+            return "fp16 " + {OpKind.CONV: "direct", OpKind.DEPTHWISE: "depthwise", OpKind.LINEAR: "linear"}[op.kind]
         names = {
             OpKind.CONV: "direct", OpKind.DEPTHWISE: "depthwise", OpKind.LINEAR: "linear",
             OpKind.CONV_INT8: "int8 direct", OpKind.DEPTHWISE_INT8: "int8 depthwise", OpKind.LINEAR_INT8: "int8 linear",
@@ -313,7 +352,7 @@ class _Lowering:
     def _image_op(
         self, node: ir.Node, kind: OpKind, *, p: Sequence[int] = (), f: Sequence[float] = (), dims: Dims | None = None
     ) -> None:
-        source = self._image(node.inputs[0], node.name)
+        source = self._image(node.inputs[0], node.name, self._wants(node))
         self.ops.append(Op(kind=kind, name=node.name, inputs=[source], output=self._result(node.output, dims), p=p, f=f))
 
     def _pool(self, node: ir.Pool) -> None:
@@ -347,10 +386,12 @@ class _Lowering:
     def _along_axis(self, node: ir.Concat | ir.Softmax) -> None:
         kind = OpKind.CONCAT if isinstance(node, ir.Concat) else OpKind.SOFTMAX
         if len(node.output.shape) == 4 and (kind is OpKind.CONCAT or node.axis == 1):
-            sources, target = [self._image(v, node.name) for v in node.inputs], self._result(node.output)
+            sources = [self._image(v, node.name, self._wants(node)) for v in node.inputs]
+            target = self._result(node.output)
             axis = node.axis
         else:
-            sources = [self._dense(v, around_axis(v.shape, node.axis), node.name) for v in node.inputs]
+            wants = self._wants(node)
+            sources = [self._dense(v, around_axis(v.shape, node.axis), node.name, wants) for v in node.inputs]
             target, axis = self._result(node.output, around_axis(node.output.shape, node.axis)), 1
         p = (axis,) if kind is OpKind.CONCAT else ()
         self.ops.append(Op(kind=kind, name=node.name, inputs=sources, output=target, p=p))
@@ -369,14 +410,15 @@ class _Lowering:
             return
         outputs, features = node.weight.shape
         rows = math.prod(node.inputs[0].shape) // features
-        source = self._dense(node.inputs[0], (rows, features, 1, 1), node.name)
+        halves = node in self.half
+        source = self._dense(node.inputs[0], (rows, features, 1, 1), node.name, halves)
         residual = None
         if node.residual is not None:
-            residual = self._dense(node.residual, (rows, outputs, 1, 1), node.name)
+            residual = self._dense(node.residual, (rows, outputs, 1, 1), node.name, halves)
         target = self._result(node.output, (rows, outputs, 1, 1))
         taps = Taps(node.weight, np.arange(features, dtype=np.int32), np.arange(outputs, dtype=np.uint32))
         op = self._weighted(
-            node, OpKind.LINEAR, source, target, residual, lambda: self._pack([taps], node.bias, over_filters=True)
+            node, OpKind.LINEAR, source, target, residual, lambda: self._pack(node, [taps], node.bias, over_filters=True)
         )
         self._record(node, "linear", op, node.weight, rows)
 
@@ -399,7 +441,7 @@ class _Lowering:
         self._record(node, ir.label(node), op, node.filters_first, pixels)
 
     def _point_conv(self, node: ir.Conv) -> Op:
-        source = self._image(node.inputs[0], node.name)
+        source = self._image(node.inputs[0], node.name, node in self.half)
         filters, channels = node.weight.shape[:2]
         inside, spatial = _point_taps(node, source)
         weight = node.weight[:, :, inside].reshape(filters, -1)
@@ -410,24 +452,27 @@ class _Lowering:
             offsets = (planes[:, None] + spatial[None, :]).reshape(-1).astype(np.int32)
             rows = np.arange(g * per_group, (g + 1) * per_group)
             groups.append(Taps(weight[rows], offsets, rows.astype(np.uint32)))
-        residual = None if node.residual is None else self._image(node.residual, node.name)
+        residual = None if node.residual is None else self._image(node.residual, node.name, node in self.half)
         target = self._result(node.output)
         return self._weighted(
-            node, OpKind.LINEAR, source, target, residual, lambda: self._pack(groups, node.bias, over_filters=True)
+            node, OpKind.LINEAR, source, target, residual, lambda: self._pack(node, groups, node.bias, over_filters=True)
         )
 
     def _map_conv(self, node: ir.Conv, shape: Geometry) -> Op:
         r = shape.factor
         shuffled = shape.upsample and r > 1
-        residual = None if node.residual is None else self._image(node.residual, node.name)
+        halves = node in self.half
+        residual = None if node.residual is None else self._image(node.residual, node.name, halves)
         n, filters = node.output.shape[0], len(shape.weight)
-        target = self._arena((n, filters, *shape.grid), gap=True) if shuffled else self._result(node.output)
+        target = self._arena((n, filters, *shape.grid), gap=True, half=halves) if shuffled else self._result(node.output)
         if r > 1 and not shape.upsample:
             source = self._phases(node, shape, target)
         else:
-            source = self._haloed(node.inputs[0], shape.halo(*node.inputs[0].shape[2:]), node.name)
+            source = self._haloed(node.inputs[0], shape.halo(*node.inputs[0].shape[2:]), node.name, halves)
         bias = np.repeat(node.bias, r * r) if shuffled else node.bias
-        op = self._weighted(node, OpKind.CONV, source, target, residual, lambda: self._pack(_groups(node, shape, source), bias))
+        op = self._weighted(
+            node, OpKind.CONV, source, target, residual, lambda: self._pack(node, _groups(node, shape, source), bias)
+        )
         op.reach = (min(shape.dy), max(shape.dy))
         if shuffled:
             self.ops.append(
@@ -442,18 +487,18 @@ class _Lowering:
         return op
 
     def _depthwise_conv(self, node: ir.Conv) -> Op:
-        source = self._haloed(node.inputs[0], depthwise.halo(node), node.name)
+        source = self._haloed(node.inputs[0], depthwise.halo(node), node.name, node in self.half)
         p = (node.weight.shape[2], node.stride[0], *node.padding)
         target = self._result(node.output)
         return self._weighted(node, OpKind.DEPTHWISE, source, target, None, lambda: depthwise.weights(node), p=p)
 
     def _winograd_conv(self, node: ir.Conv, tiling: Tiling) -> Op:
-        source = self._image(node.inputs[0], node.name)
-        residual = None if node.residual is None else self._image(node.residual, node.name)
+        source = self._image(node.inputs[0], node.name, half=False)
+        residual = None if node.residual is None else self._image(node.residual, node.name, half=False)
         p = (tiling.m, node.padding[0], node.padding[1], tiling.tiles)
         target = self._result(node.output)
         op = self._weighted(
-            node, OpKind.WINOGRAD, source, target, residual, lambda: self._pack(*winograd.weights(node, tiling)), p=p
+            node, OpKind.WINOGRAD, source, target, residual, lambda: self._pack(node, *winograd.weights(node, tiling)), p=p
         )
         n, _, height, width = target.dims
         op.macs = tiling.size * node.weight.shape[0] * node.weight.shape[1] * n * tiling.of(height, width)
@@ -472,8 +517,8 @@ class _Lowering:
         real = value if isinstance(node, ir.Quantize) else output
         n, c, h, w = (*real.shape, 1, 1)[:4]
         if isinstance(node, ir.Quantize):
-            home = self._home(value, node.name)
-            source = home if home.dims == (n, c, h, w) else self._dense(value, (n, c, h, w), node.name)
+            home = self._typed(value, self._home(value, node.name), False, node.name)
+            source = home if home.dims == (n, c, h, w) else self._dense(value, (n, c, h, w), node.name, half=False)
             target = self._result(output)
         else:
             source = self._image(value, node.name)
@@ -593,12 +638,12 @@ class _Lowering:
         """The input split into phases, so that a strided convolution runs at stride 1."""
         value = node.inputs[0]
         rows, columns = shape.rows[1] + 1, shape.columns[1] + 1
-        key = (value, ("phases", shape.factor, shape.phases, node.padding, rows, columns))
+        key = (value, ("phases", node in self.half, shape.factor, shape.phases, node.padding, rows, columns))
         if key not in self.copies:
             source = self._image(value, node.name)
             n, c = source.dims[:2]
             row = max(columns, target.stride[2]) if target.dims[3] <= _NARROW else columns
-            split = self._arena((n, c * shape.phases, rows, columns), row=row, fill=source.fill)
+            split = self._arena((n, c * shape.phases, rows, columns), row=row, fill=source.fill, half=node in self.half)
             self.copies[key] = self._copy(source, split, node.name, (shape.factor, *node.padding))
         return self.copies[key]
 
@@ -627,8 +672,14 @@ class _Lowering:
         self.unpacked.append((op, weights))
         return op
 
-    def _pack(self, groups: Sequence[Taps], bias: ir.FloatArray, *, over_filters: bool = False) -> Packed:
-        return pack(groups, bias, self.cpu, over_filters=over_filters)
+    def _pack(
+        self, node: ir.Conv | ir.Linear, groups: Sequence[Taps], bias: ir.FloatArray, *, over_filters: bool = False
+    ) -> Packed:
+        halves = node in self.half
+        if halves:  # what becomes zero is not packed
+            half.rounded(bias, node.name)  # sums begin with it
+            groups = [replace(group, weight=half.rounded(group.weight, node.name).astype(np.float32)) for group in groups]
+        return pack(groups, bias, self.cpu, over_filters=over_filters, half=halves)
 
     def pack(self) -> None:
         """Packs all weights. Nothing may be moved after that."""
@@ -640,6 +691,11 @@ class _Lowering:
 def _alike(node: ir.Node) -> bool:
     """Whether it takes and gives tensors of one type."""
     return (node.inputs[0].quant is None) == (node.output.quant is None)
+
+
+def _is_linear(node: ir.Node) -> bool:
+    """Whether it becomes a kLinear, whose result may be float32 where its operands are not."""
+    return isinstance(node, ir.Linear) or (isinstance(node, ir.Conv) and is_point(node))
 
 
 def _dims(value: ir.Value) -> Dims:

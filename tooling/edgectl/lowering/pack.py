@@ -34,6 +34,8 @@ _PIXEL_COST: dict[Cpu, dict[int, float]] = {
 }
 # A linear layer runs vectors over the filters of a block, so narrow blocks waste lanes.
 _FILTER_COST = {1: 3.0, 2: 4.0, 4: 2.0, 8: 2.2, 16: 3.0}
+# The same in float16: cycles an entry of the inner loops in llvm-mca's model; 1 and 2 go number by number, which is a guess.
+_HALF_FILTER_COST = {1: 4.0, 2: 8.0, 4: 1.29, 8: 1.26, 16: 1.77}
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Packed:
     bits: int = 32  # of a stored weight
 
 
-def pack(groups: Sequence[Taps], bias: FloatArray, cpu: Cpu, *, over_filters: bool = False) -> Packed:
+def pack(groups: Sequence[Taps], bias: FloatArray, cpu: Cpu, *, over_filters: bool = False, half: bool = False) -> Packed:
     """Packs a layer.
 
     Args:
@@ -66,8 +68,11 @@ def pack(groups: Sequence[Taps], bias: FloatArray, cpu: Cpu, *, over_filters: bo
         bias: one per output channel.
         cpu: the processor whose kernels should be fast.
         over_filters: the kernel runs vectors over filters (linear) instead of over pixels (convolution).
+        half: weights are stored as float16, which none of them may exceed.
     """
-    cost = _FILTER_COST if over_filters else _PIXEL_COST[cpu]
+    cost = _PIXEL_COST[cpu]
+    if over_filters:
+        cost = _HALF_FILTER_COST if half else _FILTER_COST
     supports = [group.weight != 0 for group in groups]
     natural = [np.arange(len(support)) for support in supports]
     costs: dict[int, float] = {}
@@ -86,7 +91,7 @@ def pack(groups: Sequence[Taps], bias: FloatArray, cpu: Cpu, *, over_filters: bo
     block = min(costs, key=lambda b: costs[b])
     names = {name for name, _ in chosen[block]} - {AS_THEY_ARE}
     costs = {b: costs[b] / costs[block] if costs[block] else 1.0 for b in costs}
-    packed = _write(groups, bias, block, [order for _, order in chosen[block]])
+    packed = _write(groups, bias, block, [order for _, order in chosen[block]], half)
     return replace(packed, order=max(names, default=AS_THEY_ARE), costs=costs)
 
 
@@ -169,7 +174,7 @@ def _blocks(order: npt.NDArray[np.intp], block: int) -> Iterable[npt.NDArray[np.
     return (order[i : i + block] for i in range(0, len(order), block))
 
 
-def _write(groups: Sequence[Taps], bias: FloatArray, block: int, orders: list[npt.NDArray[np.intp]]) -> Packed:
+def _write(groups: Sequence[Taps], bias: FloatArray, block: int, orders: list[npt.NDArray[np.intp]], half: bool) -> Packed:
     row_ptr, filters, offsets, weights, biases = [0], [], [], [], []
     for group, order in zip(groups, orders, strict=True):
         for rows in _blocks(order, block):
@@ -190,14 +195,14 @@ def _write(groups: Sequence[Taps], bias: FloatArray, block: int, orders: list[np
         np.asarray(row_ptr, np.uint32),
         np.concatenate(filters),
         np.concatenate(offsets).astype(np.int32),
-        np.concatenate(weights).reshape(-1),
+        np.concatenate(weights).reshape(-1).astype(np.float16 if half else np.float32),
         np.concatenate(biases),
     ]
     head = np.array([block, len(row_ptr) - 1, row_ptr[-1], len(bias)], np.uint32).tobytes()
     places, body = sections(parts, _HEADER)
     blob = head + places + body
     nonzeros = sum(int(np.count_nonzero(group.weight)) for group in groups)
-    return Packed(blob, block, nonzeros, int(parts[3].size), AS_THEY_ARE, {})
+    return Packed(blob, block, nonzeros, int(parts[3].size), AS_THEY_ARE, {}, bits=16 if half else 32)
 
 
 def sections(parts: Iterable[npt.NDArray[Any]], at: int) -> tuple[bytes, bytes]:

@@ -23,7 +23,7 @@ from edgectl.lowering import ir
 from edgectl.lowering.layout import LayerRecord, lower
 from edgectl.lowering.passes import optimise
 from edgectl.lowering.read import DEQUANTIZE, PRESERVED, Reader, Unsupported, constant, module_path, op_name
-from edgectl.recipe import Cpu
+from edgectl.recipe import TargetSpec
 
 BACKEND = "EdgeKernelsBackend"
 
@@ -64,19 +64,19 @@ class Subgraph:
 
 _SUBGRAPHS: ContextVar[list[Subgraph] | None] = ContextVar("subgraphs", default=None)
 _PROGRESS: ContextVar[Callable[[str], None] | None] = ContextVar("progress", default=None)
-_CPU: ContextVar[Cpu] = ContextVar("cpu", default="arm64")
+_TARGET: ContextVar[TargetSpec | None] = ContextVar("target", default=None)
 
 
 @contextmanager
-def lowering_to(subgraphs: list[Subgraph], cpu: Cpu, progress: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Within this context, subgraphs are lowered for `cpu` and appended to `subgraphs` (ExecuTorch only passes bytes on)."""
-    token, token2, token3 = _SUBGRAPHS.set(subgraphs), _PROGRESS.set(progress), _CPU.set(cpu)
+def lowering_to(subgraphs: list[Subgraph], target: TargetSpec, progress: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Within this context, subgraphs are lowered for `target` and appended to `subgraphs` (ExecuTorch only passes bytes on)."""
+    token, token2, token3 = _SUBGRAPHS.set(subgraphs), _PROGRESS.set(progress), _TARGET.set(target)
     try:
         yield
     finally:
         _SUBGRAPHS.reset(token)
         _PROGRESS.reset(token2)
-        _CPU.reset(token3)
+        _TARGET.reset(token3)
 
 
 class EdgePartitioner(Partitioner):
@@ -160,7 +160,8 @@ class EdgeKernelsBackend(BackendDetails):
         taken = {name for subgraph in subgraphs or [] for name in subgraph.names}
         for node in graph.nodes:
             node.name = unique_name(node.name, taken)
-        plan, layers = lower(graph, _CPU.get())
+        target = _TARGET.get() or TargetSpec()
+        plan, layers = lower(graph, target.cpu, target.precision)
         if subgraphs is not None:
             quantised = graph if any(isinstance(node, ir.Quantize) for node in graph.nodes) else None
             subgraphs.append(Subgraph(plan, layers, [node.name for node in graph.nodes], quantised))

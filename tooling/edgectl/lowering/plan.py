@@ -11,7 +11,7 @@ from enum import IntEnum
 from edgectl.lowering.ir import IDENTITY, Activation
 
 MAGIC = b"EDGEPLAN"
-VERSION = 6
+VERSION = 7
 ALIGN = 64
 NONE = 0xFFFFFFFF
 
@@ -75,7 +75,7 @@ class Tensor:
     """A TensorRec. `start` is the element offset of (0, 0, 0, 0) in `buffer`; `data` the bytes of a constant.
 
     Planning chains gives some tensors a `window`, and with it another stride and start. `fill`: the bits of an element of the
-    halo; of int8 tensors, whose elements are four channels, only.
+    halo; of int8 tensors, whose elements are four channels, only. `half`: its elements are float16.
     """
 
     storage: Storage
@@ -88,6 +88,12 @@ class Tensor:
     data: bytes | None = None
     window: int = 0
     fill: int | None = None
+    half: bool = False
+
+    @property
+    def element(self) -> int:
+        """Bytes of an element."""
+        return 2 if self.half else 4
 
     @property
     def is_dense(self) -> bool:
@@ -286,10 +292,10 @@ def _op_record(
 def _tensor_record(tensor: Tensor, data: bytearray) -> bytes:
     offset = 0
     if tensor.buffer is not None:
-        offset = tensor.buffer.offset + 4 * tensor.start
+        offset = tensor.buffer.offset + tensor.element * tensor.start
     elif tensor.data is not None:
         offset = _append(data, tensor.data)
-    int8 = tensor.fill is not None
+    element_type = 2 if tensor.half else int(tensor.fill is not None)
     return TENSOR.pack(
         tensor.storage,
         tensor.io_index,
@@ -298,7 +304,7 @@ def _tensor_record(tensor: Tensor, data: bytearray) -> bytes:
         *tensor.stride,
         offset,
         tensor.window,
-        int8,
+        element_type,
         tensor.fill or 0,
     )
 

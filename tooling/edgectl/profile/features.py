@@ -33,7 +33,8 @@ def _kind(point: Point) -> str:
         return point.op
     size = "x".join(map(str, point.kernel))
     sparse = "" if point.scheme in ("dense", "filter") else " sparse"
-    return f"{point.op}{size}{sparse}{' int8' if point.bits < 32 else ''}"
+    number = "" if point.bits == 32 else " fp16" if point.bits == 16 else " int8"
+    return f"{point.op}{size}{sparse}{number}"
 
 
 def _direct(point: Point) -> float:

@@ -23,7 +23,7 @@ class Point(BaseModel):
         filters, out_height, out_width: of the output.
         scheme: as recognised in the weights (edgectl.artifact.Layer), `dense` where next to nothing is zero.
         nonzeros: weights that are not zero.
-        bits: of a weight; activations are int8 below 32.
+        bits: of a weight; activations are float16 at 16 and int8 below.
         activation: fused into it, by name.
         residual: another map is added to its output.
     """

@@ -168,7 +168,8 @@ def join(layers: Sequence[Layer], report: LatencyReport, peak: float, bandwidth:
             left_out.append(layer.name)
             continue
         flop = 2 * layer.effective_macs
-        element = 1 if layer.quant else _FLOAT_BYTES  # quantised layers read and write int8
+        # quantised layers read and write int8, float16 ones float16
+        element = 1 if layer.quant else 2 if layer.bits == 16 else _FLOAT_BYTES
         moved = element * (math.prod(layer.input_shape) + math.prod(layer.output_shape)) + layer.bytes
         by_memory = bandwidth * flop / moved
         made = RooflineLayer(

@@ -32,10 +32,10 @@ def points_of_recipe(recipe: Recipe) -> dict[str, Point]:
     """Layer's name -> point, of what a recipe would build if its rules kept exactly as many weights as their rates say.
 
     Raises:
-        UserError: the recipe's model cannot be loaded, or `points_of_module` refuses it, or it is quantised.
+        UserError: the recipe's model cannot be loaded, or `points_of_module` refuses it, or it is not of float32.
     """
-    if recipe.quant:
-        raise UserError(f"{recipe.path} quantises: build it, and predict the time of the artifact's layers.")
+    if recipe.quant or recipe.target.precision != "fp32":
+        raise UserError(f"{recipe.path} is not of float32: build it, and predict the time of the artifact's layers.")
     return points_of_module(load_model(recipe), recipe.model.input, recipe.prune)
 
 

@@ -61,6 +61,16 @@ EDGE_NOINLINE void ActivateVectors(float* x, int count, const Epilogue& e) {
   }
 }
 
+// Floats that the activations are computed in: V, or V::Floats where its registers hold others.
+template <class V, class = void>
+struct FloatsOf {
+  using Type = V;
+};
+template <class V>
+struct FloatsOf<V, decltype(void(sizeof(typename V::Floats)))> {
+  using Type = typename V::Floats;
+};
+
 // Of the N registers on which `all` calls what it is given, as f(register, its number). The cheap
 // activations in registers; the others through a buffer, which keeps them out of every kernel.
 template <class V, int N, class All>
@@ -74,7 +84,8 @@ EDGE_INLINE void ActivateAll(const Epilogue& e, const All& all) {
   }
   alignas(64) float buffer[N * V::kLanes];
   all([&](Reg& x, int i) EDGE_INLINE_LAMBDA { V::Store(buffer + i * V::kLanes, x); });
-  ActivateVectors<V>(buffer, N, e);
+  using F = typename FloatsOf<V>::Type;
+  ActivateVectors<F>(buffer, N * V::kLanes / F::kLanes, e);
   all([&](Reg& x, int i) EDGE_INLINE_LAMBDA { x = V::Load(buffer + i * V::kLanes); });
 }
 

@@ -58,7 +58,8 @@ struct LinearArgs {
   int32_t n;  // rows
 };
 
-// The last three have the float kernels of the ISA that they extend.
+// The last four have the float kernels of the ISA that they extend. kDotprod and kI8mm have kFp16's
+// float16 kernels too, where the CPU has it.
 enum class Isa : int {
   kFallback = 0,
   kAvx2 = 1,
@@ -66,12 +67,13 @@ enum class Isa : int {
   kNeon = 3,
   kAvx512Vnni = 4,
   kDotprod = 5,
-  kI8mm = 6
+  kI8mm = 6,
+  kFp16 = 7
 };
 const char* IsaName(Isa isa);
 bool IsaSupported(Isa isa);  // compiled in and present on this CPU
 // The best supported, or the one named in the environment variable EDGE_ISA (fallback, avx2,
-// avx512, avx512vnni, neon, dotprod, i8mm) when it is supported.
+// avx512, avx512vnni, neon, fp16, dotprod, i8mm) when it is supported.
 Isa ActiveIsa();
 // The one whose float kernels it has.
 Isa FloatIsa(Isa isa);

@@ -17,8 +17,8 @@
 namespace edge {
 namespace {
 
-constexpr Isa kBestFirst[] = {Isa::kAvx512Vnni, Isa::kAvx512, Isa::kAvx2,    Isa::kI8mm,
-                              Isa::kDotprod,    Isa::kNeon,   Isa::kFallback};
+constexpr Isa kBestFirst[] = {Isa::kAvx512Vnni, Isa::kAvx512, Isa::kAvx2, Isa::kI8mm,
+                              Isa::kDotprod,    Isa::kFp16,   Isa::kNeon, Isa::kFallback};
 
 Isa ChooseIsa() {
   if (const char* wanted = std::getenv("EDGE_ISA")) {
@@ -178,6 +178,8 @@ const char* IsaName(Isa isa) {
       return "dotprod";
     case Isa::kI8mm:
       return "i8mm";
+    case Isa::kFp16:
+      return "fp16";
   }
   return "unknown";
 }
@@ -204,6 +206,10 @@ bool IsaSupported(Isa isa) {
     case Isa::kNeon:
       return true;
 #endif
+#ifdef EDGE_HAVE_FP16
+    case Isa::kFp16:
+      return (getauxval(AT_HWCAP) & HWCAP_ASIMDHP) != 0;
+#endif
 #ifdef EDGE_HAVE_DOTPROD
     case Isa::kDotprod:
       return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
@@ -221,6 +227,7 @@ Isa FloatIsa(Isa isa) {
   switch (isa) {
     case Isa::kAvx512Vnni:
       return Isa::kAvx512;
+    case Isa::kFp16:
     case Isa::kDotprod:
     case Isa::kI8mm:
       return Isa::kNeon;

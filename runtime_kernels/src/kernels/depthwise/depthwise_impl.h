@@ -10,10 +10,12 @@
 
 namespace edge {
 
-template <class V, int K, int S>
+template <class V, int K, int S, class T = float>
 class DepthwisePlane {
  public:
-  static void Run(const DepthwiseJob& job) {
+  using Job = DepthwiseJobOf<T>;
+
+  static void Run(const Job& job) {
     if (job.cols < kLanes) {
       RunRows<true>(job);
     } else {
@@ -26,7 +28,7 @@ class DepthwisePlane {
   static constexpr int kLanes = V::kLanes;
 
   template <bool narrow>
-  static EDGE_INLINE void RunRows(const DepthwiseJob& job) {
+  static EDGE_INLINE void RunRows(const Job& job) {
     constexpr int kRows = 4;
     if (job.rows < kRows) {
       Rows<1, narrow>(job);
@@ -39,7 +41,7 @@ class DepthwisePlane {
   // of a row, unless it is narrow: less than a vector. The job is copied, since stores might change
   // it.
   template <int R, bool narrow>
-  static EDGE_NOINLINE void Rows(const DepthwiseJob job) {
+  static EDGE_NOINLINE void Rows(const Job job) {
     const Epilogue e = *job.epilogue;
     Reg w[K * K];
     Unroll<K * K>([&](auto i)
@@ -47,8 +49,8 @@ class DepthwisePlane {
     const Reg bias = V::Set(job.weights[0]);
     for (int64_t top = 0; top < job.rows; top += R) {
       if (top + R > job.rows) top = job.rows - R;
-      const float* in = job.in + top * S * job.in_h;
-      float* out = job.out + top * job.out_h;
+      const T* in = job.in + top * S * job.in_h;
+      T* out = job.out + top * job.out_h;
       for (int64_t x = 0; x < job.cols; x += kLanes) {
         if (!narrow && x + kLanes > job.cols) x = job.cols - kLanes;
         Reg sum[R];
@@ -57,7 +59,7 @@ class DepthwisePlane {
         ActivateAll<V, R>(e, [&](const auto& f) EDGE_INLINE_LAMBDA {
           Unroll<R>([&](auto r) EDGE_INLINE_LAMBDA { f(sum[r.value], r.value); });
         });
-        float* to = out + x;
+        T* to = out + x;
         Unroll<R>([&](auto r) EDGE_INLINE_LAMBDA {
           const Reg y = S == 1 ? sum[r.value] : V::Ordered(sum[r.value]);
           if constexpr (narrow) {
@@ -73,7 +75,7 @@ class DepthwisePlane {
 
   // What the rows of the input add to R rows of outputs.
   template <int R>
-  static EDGE_INLINE void Accumulate(const float* in, int64_t in_h, const Reg (&w)[K * K],
+  static EDGE_INLINE void Accumulate(const T* in, int64_t in_h, const Reg (&w)[K * K],
                                      Reg (&sum)[R]) {
     Unroll<(R - 1) * S + K>([&](auto i) EDGE_INLINE_LAMBDA {
       ForTaps(in, [&](auto kx, Reg pixels) EDGE_INLINE_LAMBDA {
@@ -89,7 +91,7 @@ class DepthwisePlane {
 
   // f(Index<kx>, pixels) for the pixels that each column of the kernel meets in a row.
   template <class F>
-  static EDGE_INLINE void ForTaps(const float* p, const F& f) {
+  static EDGE_INLINE void ForTaps(const T* p, const F& f) {
     if constexpr (S == 1) {
       Unroll<K>([&](auto kx) EDGE_INLINE_LAMBDA {
         Reg pixels = V::Load(p + kx.value);

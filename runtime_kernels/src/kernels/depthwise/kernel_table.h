@@ -10,16 +10,18 @@
 namespace edge {
 
 // A plane of outputs, each from a window of the input that begins where the one before does, and
-// `stride` on.
-struct DepthwiseJob {
-  const float* in;  // the first window's first pixel; vectors may be read beyond the last one's
+// `stride` on. T: float, or float16 (half/kernel_table.h).
+template <class T>
+struct DepthwiseJobOf {
+  const T* in;  // the first window's first pixel; vectors may be read beyond the last one's
   int64_t in_h;
-  float* out;
+  T* out;
   int64_t out_h;
   int64_t rows, cols;    // of the output
   const float* weights;  // the bias, then the kernel row by row
   const Epilogue* epilogue;
 };
+using DepthwiseJob = DepthwiseJobOf<float>;
 
 // For kernels of 3x3 and 5x5, strides 1 and 2.
 struct DepthwiseKernels {

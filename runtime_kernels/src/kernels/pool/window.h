@@ -24,14 +24,13 @@ inline int64_t WindowsATile(const WindowAxis& horizontal) {
   return (kWindowTile - horizontal.Span()) / horizontal.stride + 1;
 }
 
-// Reduces the windows of outputs [q0, q1) of output row r into out[q0, q1). `in` is the plane (h x
-// w, row stride sh); taps outside of it count as `empty`. reduce(y, x, step, n): y[i] = y[i] (+)
-// x[i * step].
-inline void ReduceWindows(const RowOps& rows,
-                          void (*reduce)(float* y, const float* x, size_t step, size_t n),
-                          float empty, const float* in, int64_t h, int64_t w, int64_t sh,
-                          const WindowAxis& vertical, const WindowAxis& horizontal, int64_t r,
-                          int64_t q0, int64_t q1, float* out) {
+// Reduces the windows of outputs [q0, q1) of output row r into out[q0, q1). The plane is h x w;
+// fetch(y, x, n) gives n floats of it from (y, x) on. Taps outside of it count as `empty`.
+// reduce(y, x, step, n): y[i] = y[i] (+) x[i * step].
+template <class Fetch>
+void ReduceRows(const RowOps& rows, void (*reduce)(float* y, const float* x, size_t step, size_t n),
+                float empty, const Fetch& fetch, int64_t h, int64_t w, const WindowAxis& vertical,
+                const WindowAxis& horizontal, int64_t r, int64_t q0, int64_t q1, float* out) {
   float column[kWindowTile];
   const int64_t x0 = q0 * horizontal.stride - horizontal.pad;
   const int64_t span = (q1 - q0 - 1) * horizontal.stride + horizontal.Span();
@@ -41,7 +40,7 @@ inline void ReduceWindows(const RowOps& rows,
   for (int64_t k = 0; k < vertical.kernel && first < last; ++k) {
     const int64_t y = r * vertical.stride - vertical.pad + k * vertical.dilation;
     if (y < 0 || y >= h) continue;
-    const float* x = in + y * sh + x0 + first;
+    const float* x = fetch(y, x0 + first, last - first);
     (any ? reduce : rows.take)(column + first, x, 1, static_cast<size_t>(last - first));
     any = true;
   }
@@ -51,6 +50,16 @@ inline void ReduceWindows(const RowOps& rows,
   rows.take(out + q0, column, step, n);
   for (int64_t k = 1; k < horizontal.kernel; ++k)
     reduce(out + q0, column + k * horizontal.dilation, step, n);
+}
+
+// The same of a plane of floats with the row stride sh.
+inline void ReduceWindows(const RowOps& rows,
+                          void (*reduce)(float* y, const float* x, size_t step, size_t n),
+                          float empty, const float* in, int64_t h, int64_t w, int64_t sh,
+                          const WindowAxis& vertical, const WindowAxis& horizontal, int64_t r,
+                          int64_t q0, int64_t q1, float* out) {
+  const auto fetch = [&](int64_t y, int64_t x, int64_t) { return in + y * sh + x; };
+  ReduceRows(rows, reduce, empty, fetch, h, w, vertical, horizontal, r, q0, q1, out);
 }
 
 // Calls body(input plane, output row, r, q0, q1) for tiles of output columns whose windows fit a

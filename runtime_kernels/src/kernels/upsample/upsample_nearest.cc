@@ -1,21 +1,11 @@
 // kUpsampleNearest, as torch.nn.functional.interpolate(mode="nearest").
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "kernels/nest.h"
 #include "kernels/ops.h"
 
 namespace edge {
-namespace {
-
-// Compared as floats: a huge product has no integer.
-int64_t Source(int64_t dst, float ratio, int32_t size) {
-  const float src = std::floor(static_cast<float>(dst) * ratio);
-  return src < static_cast<float>(size - 1) ? static_cast<int64_t>(src) : size - 1;
-}
-
-}  // namespace
 
 void RunUpsampleNearest(const OpCall& call) {
   const ConstView& in = call.in[0];
@@ -26,7 +16,7 @@ void RunUpsampleNearest(const OpCall& call) {
       out.w % in.w == 0 && columns_ratio * static_cast<float>(out.w / in.w) == 1.0f ? out.w / in.w
                                                                                     : 0;
   ForEachRow(out, static_cast<size_t>(out.w), call.pool, [&](int64_t n, int64_t c, int64_t r) {
-    const float* x = in.Row(n, c, Source(r, rows_ratio, in.h));
+    const float* x = in.Row(n, c, NearestSource(r, rows_ratio, in.h));
     float* y = out.Row(n, c, r);
     if (factor == 1) {
       std::memcpy(y, x, static_cast<size_t>(out.w) * sizeof(float));
@@ -35,7 +25,7 @@ void RunUpsampleNearest(const OpCall& call) {
     } else if (factor > 2) {
       for (int64_t i = 0; i < in.w; ++i) std::fill(y + i * factor, y + (i + 1) * factor, x[i]);
     } else {
-      for (int64_t q = 0; q < out.w; ++q) y[q] = x[Source(q, columns_ratio, in.w)];
+      for (int64_t q = 0; q < out.w; ++q) y[q] = x[NearestSource(q, columns_ratio, in.w)];
     }
   });
 }

@@ -59,6 +59,8 @@ def read_artifact(folder: Path) -> Decoded:
     shape = _planned(manifest.inputs[0])
     try:
         plan = plan_reader.read_plan(_plan(artifact.model.read_bytes()))
+        if any(tensor.half for tensor in plan.tensors):
+            raise Unsupported('its maps are float16, whose rounding is not verified: build it with precision = "fp32"')
         decoder = _Decoder(plan, shape)
         graph = decoder.read(_planned(manifest.outputs[0]))
     except Unsupported as why:

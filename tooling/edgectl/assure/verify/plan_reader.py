@@ -32,6 +32,7 @@ class Record:
     stride: tuple[int, int, int]
     offset: int
     int8: bool
+    half: bool
     zero_point: int
 
 
@@ -120,7 +121,7 @@ def _tensor(record: Sequence[Any]) -> Record:
     dims, halo, stride = tuple(rest[:4]), tuple(rest[4:8]), tuple(rest[8:11])
     if min(dims) < 1 or min(halo) < 0 or min(stride) < 0:
         raise Damaged("a tensor has negative sizes")
-    return Record(Storage(storage), io_index, dims, halo, stride, rest[11], rest[13] == 1, zero_point)
+    return Record(Storage(storage), io_index, dims, halo, stride, rest[11], rest[13] == 1, rest[13] == 2, zero_point)
 
 
 def _operation(record: Sequence[Any], index: list[int], strings: bytes, weights: memoryview) -> Operation:
