@@ -15,13 +15,14 @@ from edgectl.lowering import depthwise, int8, ir, winograd
 from edgectl.lowering.chains import plan_chains
 from edgectl.lowering.geometry import Geometry, geometry, is_point
 from edgectl.lowering.integer import is_integer
-from edgectl.lowering.pack import Packed, Taps, pack, recognise
+from edgectl.lowering.pack import ALIGNED, Packed, Taps, pack, recognise
 from edgectl.lowering.plan import (
     Buffer,
     Dims,
     Op,
     OpKind,
     Storage,
+    LINE,
     Tensor,
     around_axis,
     dense_stride,
@@ -29,6 +30,7 @@ from edgectl.lowering.plan import (
     io_tensor,
     left_padded,
     reshaped,
+    whole_lines,
     write,
 )
 from edgectl.lowering.winograd import Tiling
@@ -153,13 +155,16 @@ class _Lowering:
         """A fresh arena tensor. `gap`: its rows take the common stride of maps of this size. `fill`: of an int8 one."""
         n, c, h, w = dims
         top, bottom, left, right = halo
+        first = left
         if row is None:
             row = w + max(left, right, self.gaps.get((h, w), 0) if gap else 0)
-        plane = (top + h + bottom - 1) * row + left + w + right
+            if w > _NARROW and self.cpu in ALIGNED:
+                row, first = whole_lines(row), whole_lines(left)
+        plane = (top + h + bottom - 1) * row + first + w + right
         if halo != _NO_HALO or row != w:
-            plane = (max(plane, (h + top) * row) + 15) // 16 * 16
-            plane += 16 * (plane % 1024 == 0)  # planes a multiple of 4 KiB apart would share cache sets
-        start = top * row + left
+            plane = whole_lines(max(plane, (h + top) * row))
+            plane += LINE * (plane % 1024 == 0)  # planes a multiple of 4 KiB apart would share cache sets
+        start = top * row + first
         buffer = Buffer(4 * n * c * plane)
         return Tensor(Storage.ARENA, dims, (c * plane, plane, row), halo, buffer=buffer, start=start, fill=fill)
 
