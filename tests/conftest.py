@@ -1,4 +1,4 @@
-"""State of its own for the whole session, and one emulated phone that all tests share."""
+"""State of its own for the whole session, one emulated phone and some photographs that all tests share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from edgectl.device import Device, open_device
 from edgectl.device import emulator as emulators
@@ -37,3 +39,19 @@ def emulator(state_of_the_session: Path) -> Device:
     """The session's emulated phone, booted when first asked for. A test that may break one starts its own."""
     emulators.start("shared")
     return open_device("emulator:shared")
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with twelve images to train on and two to test: smooth, with edges."""
+    folder = tmp_path_factory.mktemp("photographs")
+    y, x = np.mgrid[:120, :140]
+    for part, count in (("train", 12), ("test", 2)):
+        (folder / part).mkdir()
+        for i in range(count):
+            chance = np.random.default_rng(100 * count + i)
+            slopes = chance.normal(size=(6, 3)) / 2
+            waves = sum(np.sin(x * a + y * b + c)[..., None] * chance.normal(size=3) for a, b, c in slopes)
+            image = np.clip(waves * 12 + 128, 0, 255).astype(np.uint8)
+            Image.fromarray(image).save(folder / part / f"{i:02}.png")
+    return folder

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from edgectl.device import Device
 from edgectl.recipe import Recipe
@@ -211,7 +211,11 @@ def test_mistakes_are_one_sentence_and_leave_checkpoints_alone(edgectl: Edgectl,
     other = home / "other.toml"
     cases = {
         "another --out, or --force": ("train", other, "--data", home / "data", "--out", home / "dense"),
-        "do not fit the model": ("compress", home / "wide.toml", "--data", home / "data", "--out", tmp_path / "a"),
+        "more are of another shape.": ("compress", home / "wide.toml", "--data", home / "data", "--out", tmp_path / "a"),
+        "more are missing, stem.weight is not the model's.": (
+            *("train", home / "dense.toml", "--data", home / "data", "--out", tmp_path / "a"),
+            *("--start", tmp_path / "strange.safetensors"),
+        ),
         "no `weights`": ("compress", home / "dense.toml", "--data", home / "data", "--out", tmp_path / "a"),
         "nothing to compress": ("compress", home / "plain.toml", "--data", home / "data", "--out", tmp_path / "a"),
         str(tmp_path / "empty"): ("train", home / "dense.toml", "--data", tmp_path / "empty", "--out", tmp_path / "a"),
@@ -223,6 +227,7 @@ def test_mistakes_are_one_sentence_and_leave_checkpoints_alone(edgectl: Edgectl,
         "is no change": ("train", home / "dense.toml", "--data", "x", "--out", tmp_path / "a", "--set", "train.epochs"),
         "changes nothing": ("train", home / "dense.toml", "--data", "x", "--out", tmp_path / "a", "--set", "model.task.x=1"),
     }
+    save_file({"stem.weight": torch.zeros(3)}, tmp_path / "strange.safetensors")
     small = (home / "small.toml").read_text()
     other.write_text(RECIPE.replace("0.05", "0.06"))
     (home / "wide.toml").write_text(small.replace('"model"\n', '"model"\nargs = { width = 8 }\n', 1))

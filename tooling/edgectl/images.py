@@ -75,6 +75,16 @@ def to_input(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image.transpose(2, 0, 1)[None]).astype(np.float32) / np.float32(255)
 
 
+def to_inputs(images: np.ndarray) -> np.ndarray:
+    """8-bit images [N, H, W, C] -> float32 [N, C, H, W] in [0, 1], channels last in memory.
+
+    In numpy, which computes in the thread that asks: an operation of torch in a thread that makes batches would start a second
+    pool of threads there, and the two pools would fight for the cores.
+    """
+    made: np.ndarray = np.divide(images, np.float32(255), dtype=np.float32).transpose(0, 3, 1, 2)
+    return made
+
+
 def to_image(output: np.ndarray) -> np.ndarray:
     """Float [1, 3, H, W] in [0, 1] -> 8-bit RGB [H, W, 3], clipped and rounded.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
@@ -104,7 +104,8 @@ class CompressSpec(_Strict):
     `search` is the fraction of all steps that looks for them, the rest retrains; `refreshes` how often duals (admm), weights
     of groups (reweighted) or masks (gradual) are brought up to date in it. `rho` is the last penalty of ADMM, reached from a
     thousandth of it; `strength` the factor of the reweighted penalty. `keep` is what `reweighted` may keep of `of`; without
-    it, as many weights as the rules' rates keep. `quantise` is how weights come onto their levels, `activation_bits` the bits
+    it, as many weights as the rules' rates keep. `latency` is that which is predicted for `device`, with `threads`, from what
+    `edgectl profile-space` has measured there. `quantise` is how weights come onto their levels, `activation_bits` the bits
     that activations of quantised layers are trained with. `teacher`, weights of the dense model, is distilled from with the
     factor `distil`. `train` replaces keys of `[train]`.
     """
@@ -115,12 +116,20 @@ class CompressSpec(_Strict):
     rho: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     strength: float = Field(default=1e-2, gt=0, allow_inf_nan=False)
     keep: float | None = Field(default=None, gt=0, le=1)
-    of: Literal["weights", "macs"] = "weights"
+    of: Literal["weights", "macs", "latency"] = "weights"
+    device: str = "host"
+    threads: int = Field(default=1, ge=1)
     quantise: Literal["ste", "admm"] = "ste"
     activation_bits: int | None = Field(default=8, ge=2, le=8)
     teacher: str | None = None
     distil: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     train: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _latency_is_kept(self) -> CompressSpec:
+        if self.of == "latency" and (self.keep is None or self.method != "reweighted"):
+            raise ValueError('has of = "latency", which needs method = "reweighted" and `keep`, the fraction of it to keep')
+        return self
 
 
 class TargetSpec(_Strict):
@@ -162,7 +171,7 @@ class Recipe(_Strict):
         try:
             return TrainSpec.model_validate(self.train.model_dump() | self.compress.train)
         except ValidationError as error:
-            raise UserError(f"{self._path}: in `compress.train` {_first_problem(error)}") from error
+            raise UserError(f"{self._path}: in `compress.train` {first_problem(error)}") from error
 
     @property
     def path(self) -> Path:
@@ -189,12 +198,12 @@ class Recipe(_Strict):
             raise UserError(f"{path} cannot be read: {error}.") from error
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"{path} is not valid TOML: {error}.") from error
-        for change in changes:
-            _change(raw, change)
+        for each in changes:
+            change(raw, each)
         try:
             recipe = cls.model_validate(raw)
         except ValidationError as error:
-            raise UserError(f"{path}: {_first_problem(error)}") from error
+            raise UserError(f"{path}: {first_problem(error)}") from error
         recipe._path = path
         return recipe
 
@@ -208,22 +217,22 @@ class Recipe(_Strict):
         return self._path.parent / name
 
 
-def _change(raw: dict[str, Any], change: str) -> None:
-    """Sets one value of a recipe as TOML gives it; raises UserError where `change` does not say which and what."""
-    name, equals, text = change.partition("=")
+def change(raw: dict[str, Any], text: str) -> None:
+    """Sets one value of a recipe as TOML gives it; raises UserError where `text` does not say which and what."""
+    name, equals, given = text.partition("=")
     *tables, key = name.strip().split(".")
     if not equals or not all((*tables, key)):
-        raise UserError(f"{change!r} is no change of a recipe: write it as `train.epochs=6`.")
+        raise UserError(f"{text!r} is no change of a recipe: write it as `train.epochs=6`.")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {given}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text.strip()
+        value = given.strip()
     places = [raw]
     for table in tables:
         inner = [place.setdefault(table, {}) for place in places]
         places = [each for place in inner for each in (place if isinstance(place, list) else [place])]
         if not places or not all(isinstance(place, dict) for place in places):
-            raise UserError(f"{change!r} changes nothing: the recipe has no table or rule `{table}`.")
+            raise UserError(f"{text!r} changes nothing: the recipe has no table or rule `{table}`.")
     for place in places:
         place[key] = value
 
@@ -240,7 +249,8 @@ def as_format(name: str) -> Format:
     raise UserError(f"There is no format {name}: choose one of {', '.join(get_args(Format))}.")
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """A clause about the first thing that is wrong, with its place."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     kind = problem["type"]
@@ -296,8 +306,20 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        first = " ".join(str(error).split())[:300]
-        raise UserError(f"The weights in {path} do not fit the model: {first}") from error
+        own = model.state_dict()
+        differ = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+        problems = (
+            (own.keys() - state.keys(), "missing"),
+            (state.keys() - own.keys(), "not the model's"),
+            (differ, "of another shape"),
+        )
+        said = ", ".join(f"{_first_of(names)} {what}" for names, what in problems if names)
+        raise UserError(f"The weights in {path} do not fit the model: {said or error}.") from error
+
+
+def _first_of(names: Collection[str]) -> str:
+    """`a.weight is`, or `a.weight and 3 more are`."""
+    return f"{min(names)} and {len(names) - 1} more are" if len(names) > 1 else f"{min(names)} is"
 
 
 def load_function(file: Path, name: str) -> Any:

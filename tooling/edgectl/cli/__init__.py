@@ -22,6 +22,7 @@ from edgectl.cli import (
     push,
     roofline,
     run,
+    search,
     train,
     verify,
 )
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 for module in (train, compress, build, push, run, bench, evaluate, roofline, compare, profile_space, verify, devices, history):
     app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(module.command)
+app.add_typer(search.app, name="search")
 app.add_typer(emulator.app, name="emulator")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -17,6 +17,13 @@ from edgectl.errors import UserError
 
 DEAD = 1e-3
 """A group's mean square over its layer's under which the reweighted penalty stops growing."""
+
+
+Rates = dict[str, float]
+"""Module path -> weights / weights kept."""
+
+Budget = Callable[[Callable[[float], Rates]], Rates]
+"""Chooses rates under a budget that is more than a count: it is given what rates follow from keeping a share of all weights."""
 
 
 class Spec(Protocol):
@@ -39,11 +46,18 @@ class Spec(Protocol):
         """Of reweighted: the fraction to keep of what `of` names; None for as much as the rules' rates keep."""
 
     @property
-    def of(self) -> Literal["weights", "macs"]:
+    def of(self) -> Literal["weights", "macs", "latency"]:
         """Of reweighted: what the budget counts."""
 
 
-def pruning_strategy(model: nn.Module, rules: Sequence[Rule], spec: Spec, phases: Phases, macs: Mapping[str, int]) -> Strategy:
+def pruning_strategy(
+    model: nn.Module,
+    rules: Sequence[Rule],
+    spec: Spec,
+    phases: Phases,
+    macs: Mapping[str, int],
+    budget: Budget | None = None,
+) -> Strategy:
     """Prunes a model while it trains. Of several rules for one layer the last one holds.
 
     Args:
@@ -53,13 +67,14 @@ def pruning_strategy(model: nn.Module, rules: Sequence[Rule], spec: Spec, phases
         phases: when masks are sought (`search`), and how often they are looked at (`refresh`). From step `search` on, masks
             are fixed and the rest of the training is masked. With a search of 0 steps every method is one-shot.
         macs: module path -> multiply-adds of that layer for one input; only a budget of them reads it.
+        budget: of reweighted, instead of `keep`: what chooses the rates when the search ends.
 
     Raises:
         UserError: see `prune.prune_oneshot`; of `reweighted` also a budget that no rates can meet, and connectivity, which it
             finds itself. The model is then unchanged.
     """
     if spec.method == "reweighted":
-        return _Reweighted(model, rules, phases, spec, macs)
+        return _Reweighted(model, rules, phases, spec, macs, budget)
     if spec.method == "admm":
         return _Admm(model, rules, phases, spec.rho)
     return (_Gradual if spec.method == "gradual" else _Magnitude)(model, rules, phases)
@@ -235,8 +250,17 @@ class _Reweighted(_Pruning):
     one of every layer at least. The rates that follow are given to the layers' schemes.
     """
 
-    def __init__(self, model: nn.Module, rules: Sequence[Rule], phases: Phases, spec: Spec, macs: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        rules: Sequence[Rule],
+        phases: Phases,
+        spec: Spec,
+        macs: Mapping[str, int],
+        budget: Budget | None,
+    ) -> None:
         self._strength, self._keep, self._of, self._macs = spec.strength, spec.keep, spec.of, macs
+        self._budget = budget
         super().__init__(model, rules, phases)
 
     def _begin(self, masks: dict[str, Tensor]) -> None:
@@ -246,21 +270,26 @@ class _Reweighted(_Pruning):
         self._start = {path: float(weight.detach().double().square().mean()) or 1.0 for path, weight in weights.items()}
         per_weight = {path: self._macs.get(path, 0) / weight.numel() for path, weight in weights.items()}
         self._cost = per_weight if self._of == "macs" else dict.fromkeys(weights, 1.0)
-        total = sum(self._cost[path] * weight.numel() for path, weight in weights.items())
-        if not total:
+        self._total = sum(self._cost[path] * weight.numel() for path, weight in weights.items())
+        if not self._total:
             raise UserError("The layers to prune compute nothing, so they have no budget of multiply-adds: prune others.")
-        least = sum(cost * float(self._groups[path].sizes.max()) for path, cost in self._cost.items())
         rates = self._rates_of_rules()
-        share = sum(self._cost[path] * weight.numel() / rates[path] for path, weight in weights.items()) / total
-        self._room = total * (share if self._keep is None else self._keep)
-        if self._keep is None:
-            self._room = max(self._room, least)  # rounding to whole groups is the scheme's
-        if self._room < least:
+        if self._budget is None:
+            self._room = self._room_at(rates)
+        self._weigh()
+
+    def _room_at(self, rates: Rates) -> float:
+        """What `keep` allows or, without it, what the rules' rates keep."""
+        weights = self.weights()
+        least = sum(cost * float(self._groups[path].sizes.max()) for path, cost in self._cost.items())
+        if self._keep is None:  # rounding to whole groups is the scheme's
+            return max(least, sum(self._cost[path] * weight.numel() / rates[path] for path, weight in weights.items()))
+        if self._total * self._keep < least:
             raise UserError(
                 f"A budget of {self._keep:.3g} of the {self._of} cannot be met: one group of every layer is "
-                f"{least / total:.3g} of them, choose keep of at least that."
+                f"{least / self._total:.3g} of them, choose keep of at least that."
             )
-        self._weigh()
+        return self._total * self._keep
 
     def _rates_of_rules(self) -> dict[str, float]:
         for _, rule in self.chosen.values():
@@ -283,13 +312,19 @@ class _Reweighted(_Pruning):
         if step % self.phases.refresh == 0:
             self._weigh()
 
-    def _rates(self) -> dict[str, float]:
+    def _rates(self) -> Rates:
+        if self._budget is None:
+            return self._rates_within(self._room)
+        return self._budget(lambda share: self._rates_within(share * self._total))
+
+    def _rates_within(self, room: float) -> Rates:
+        """The rates of the groups that there is room for."""
         scores = self._scores()
         for q in scores.values():
             q[q.argmax()] = torch.inf  # every layer keeps one
         ranked, order = torch.cat(list(scores.values())).sort(descending=True, stable=True)
         costs = torch.cat([self._groups[path].sizes * cost for path, cost in self._cost.items()])[order]
-        inside = costs.cumsum(dim=0) <= self._room * (1 + 1e-9)
+        inside = costs.cumsum(dim=0) <= room * (1 + 1e-9)
         threshold = ranked[max(int(inside.sum()), len(scores)) - 1]
         return {
             path: weight.numel() / float(self._groups[path].sizes[scores[path] >= threshold].sum())

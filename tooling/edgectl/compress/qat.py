@@ -102,25 +102,34 @@ class RoundedInput(nn.Module):
     def forward(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """A forward pre-hook: the layer's inputs, the first of them rounded."""
         x, *others = inputs
+        last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        values = (x.permute(0, 2, 3, 1) if last else x).float()  # in the order of memory, or every operation copies
         if layer.training and self.follows:
-            self._follow(x.detach().float())
-        return (self._round(x.float(), self.low, self.high).to(x.dtype), *others)
+            self._follow(values.detach())
+        rounded = self._round(values, self.low, self.high).to(x.dtype)
+        return (rounded.permute(0, 3, 1, 2) if last else rounded, *others)
 
     def _round(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        scale, zero_point = self._grid(low, high)
+        return torch.fake_quantize_per_tensor_affine(x, scale, zero_point.int(), 0, self.top)
+
+    def _grid(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """(s, z) of ranges."""
         scale = ((high - low) / self.top).clamp_min(1e-12)
-        zero_point = (-low / scale).round().clamp(0, self.top).int()
-        return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, 0, self.top)
+        return scale, (-low / scale).round().clamp(0, self.top)
 
     @torch.no_grad()
     def _follow(self, x: Tensor) -> None:
-        low, high = x.amin().clamp_max(0), x.amax().clamp_min(0)
-        some = x.flatten()[:: max(1, x.numel() // _SAMPLE)]
-        clips = [(i + 1) / _CLIPS for i in range(_CLIPS)]
-        errors = torch.stack([(self._round(some, low * clip, high * clip) - some).square().sum() for clip in clips])
-        clip = (errors.argmin() + 1) / _CLIPS
+        low, high = torch.aminmax(x)
+        low, high = low.clamp_max(0), high.clamp_min(0)
+        some = x.flatten()[:: x.numel() // _SAMPLE | 1]  # an odd step meets every channel and column
+        clips = torch.arange(1, _CLIPS + 1, device=x.device).reshape(-1, 1) / _CLIPS
+        scale, zero_point = self._grid(low * clips, high * clips)  # all ranges at once: one by one takes as long as the layer
+        levels = ((some / scale).round() + zero_point).clamp(0, self.top)
+        clip = clips[((levels - zero_point) * scale - some).square().sum(dim=1).argmin()]
         momentum = torch.where(self.high > self.low, _MOMENTUM, 1.0)
-        self.low.lerp_(low * clip, momentum)
-        self.high.lerp_(high * clip, momentum)
+        self.low.lerp_((low * clip).squeeze(), momentum)
+        self.high.lerp_((high * clip).squeeze(), momentum)
 
 
 class _Quantisation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -94,13 +95,20 @@ class Measurements:
                 now = Measured(
                     setting, network, position, point, lowest, former.runs + len(times), former.rounds + 1, agree(lowest)
                 )
-                text = point.model_dump_json(exclude_defaults=True) if point else None
-                db.execute(
-                    "INSERT OR REPLACE INTO measurement VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (*key, position, text, json.dumps(lowest), now.runs, now.rounds, int(now.settled), _now()),
-                )
+                _put(db, now)
                 known.append(now)
         return known
+
+    def copy(self, rows: Iterable[Measured]) -> None:
+        """Takes over what was measured elsewhere (`read`), in place of what is known of the same.
+
+        Raises:
+            ToolError: the file cannot be written.
+            UserError: the file is not a history, or a newer edgectl's.
+        """
+        with self.history.transaction() as db:
+            for row in rows:
+                _put(db, row)
 
     def read(self, *, device: str | None = None, clock: str | None = None, threads: int | None = None) -> list[Measured]:
         """All measurements, or those of a device, a clock, a number of threads; by network, then in execution order.
@@ -132,6 +140,16 @@ def networks(rows: Iterable[Measured]) -> dict[str, list[Measured]]:
     for row in rows:
         found.setdefault(row.network, []).append(row)
     return found
+
+
+def _put(db: sqlite3.Connection, row: Measured) -> None:
+    setting = row.setting
+    text = row.point.model_dump_json(exclude_defaults=True) if row.point else None
+    key = (setting.device, setting.clock, setting.threads, setting.isa, row.network, row.position)
+    db.execute(
+        "INSERT OR REPLACE INTO measurement VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*key, text, json.dumps(row.lowest), row.runs, row.rounds, int(row.settled), _now()),
+    )
 
 
 def _measured(row: Mapping[str, object]) -> Measured:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgectl.errors import UserError
+from edgectl.images import to_inputs
 from edgectl.tasks.confidence import wilson
 from edgectl.tasks.labelled import SMALL, Labelled, read_labelled
 from edgectl.tasks.task import Predict, Progress, Score
@@ -78,7 +79,7 @@ class Classify:
         ranks: list[Tensor] = []
         for start in range(0, count, shape[0]):
             indices = range(start, min(start + shape[0], count))
-            inputs = _to_tensor(_fitted(labelled, indices, shape[2], shape[3]))
+            inputs = torch.from_numpy(to_inputs(_fitted(labelled, indices, shape[2], shape[3])))
             logits = _logits(predict(inputs), len(labelled.classes)).detach().float().cpu()
             order = logits.argsort(dim=1, descending=True, stable=True)  # of equal logits the first counts, as in argmax
             labels = torch.from_numpy(labelled.labels[indices.start : indices.stop])
@@ -113,7 +114,7 @@ class LabelledExamples:
         if images.shape[3] == 3:
             turned = generator.random(len(images)) < 0.5
             images[turned] = images[turned, :, ::-1]
-        return _to_tensor(images), torch.from_numpy(self.labelled.labels[np.asarray(indices)])
+        return torch.from_numpy(to_inputs(images)), torch.from_numpy(self.labelled.labels[np.asarray(indices)])
 
 
 def _logits(output: Any, classes: int = 0) -> Tensor:
@@ -121,11 +122,6 @@ def _logits(output: Any, classes: int = 0) -> Tensor:
     if logits.ndim != 2 or (classes and logits.shape[1] != classes):
         raise UserError(f"The model's output has the shape {list(logits.shape)}, but the data has {classes} classes.")
     return logits
-
-
-def _to_tensor(images: np.ndarray) -> Tensor:
-    """uint8 [N, H, W, C] -> float32 [N, C, H, W] in [0, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float().div_(255)
 
 
 def _fitted(labelled: Labelled, indices: Sequence[int], height: int, width: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgectl.errors import UserError
-from edgectl.images import read_image
+from edgectl.images import read_image, to_inputs
 from edgectl.tasks import yolo
 from edgectl.tasks.boxes import Picture, read_boxes
 from edgectl.tasks.precision import Boxes, mean_average_precision
@@ -78,15 +78,11 @@ class Detect2d:
         found: list[Boxes] = []
         for start in range(0, len(pictures), batch):
             chosen = pictures[start : start + batch]
-            inputs = torch.zeros(len(chosen), 3, *size)
-            ratios = []
-            for row, picture in zip(inputs, chosen, strict=False):
-                image, ratio = _fitted(picture, size)
-                row.copy_(_to_tensor(_on_grey(image, *size, 0, 0)))
-                ratios.append(ratio)
+            fitted = [_fitted(picture, size) for picture in chosen]
+            inputs = torch.from_numpy(to_inputs(np.stack([_on_grey(image, *size, 0, 0) for image, _ in fitted])))
             maps = [values.float().cpu() for values in _maps(predict(inputs), len(classes))]
             decoded = yolo.decode(maps, *size)
-            found += [_in_pixels(yolo.detections(decoded, i), chosen[i], ratio) for i, ratio in enumerate(ratios)]
+            found += [_in_pixels(yolo.detections(decoded, i), chosen[i], ratio) for i, (_, ratio) in enumerate(fitted)]
             progress("scoring", (start + len(chosen)) / len(pictures))
         truth = [Boxes(p.boxes, p.classes, np.empty(0), p.ignored) for p in pictures]
         precision = mean_average_precision(found, truth, len(classes))
@@ -113,10 +109,10 @@ class PictureExamples:
         A box is its class, left, top, right and bottom in pixels of the input; rows beyond an image's boxes are of class -1.
         """
         made = [self._augmented(index, generator) for index in indices]
-        target = torch.full((len(made), max(1, *(len(boxes) for _, boxes in made)), 5), -1.0)
+        target = np.full((len(made), max(1, *(len(boxes) for _, boxes in made)), 5), -1, np.float32)
         for rows, (_, boxes) in zip(target, made, strict=True):
-            rows[: len(boxes)] = torch.from_numpy(boxes)
-        return torch.stack([_to_tensor(image) for image, _ in made]), target
+            rows[: len(boxes)] = boxes
+        return torch.from_numpy(to_inputs(np.stack([image for image, _ in made]))), torch.from_numpy(target)
 
     def _augmented(self, index: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """An image uint8 [H, W, 3] and its boxes [M, 5]."""
@@ -179,10 +175,6 @@ def _on_grey(image: np.ndarray, height: int, width: int, top: int, left: int) ->
     bottom, right = min(height, top + image.shape[0]), min(width, left + image.shape[1])
     canvas[max(0, top) : bottom, max(0, left) : right] = image[max(0, -top) : bottom - top, max(0, -left) : right - left]
     return canvas
-
-
-def _to_tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(image).permute(2, 0, 1).float().div_(255)
 
 
 def _in_pixels(rows: Tensor, picture: Picture, ratio: float) -> Boxes:

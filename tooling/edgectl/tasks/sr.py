@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgectl.errors import UserError
-from edgectl.images import IMAGE_SUFFIXES, read_image, to_image, to_input
+from edgectl.images import IMAGE_SUFFIXES, read_image, to_image, to_input, to_inputs
 from edgectl.tasks.task import Predict, Progress, Score
 
 PATCH = 48
@@ -161,22 +161,29 @@ class Patches:
     """Random aligned training patches of photographs, flipped and turned; everything stays in memory as 8 bits.
 
     Args:
-        folder: where the photographs are (`--data DIR`).
+        photographs: the folder that they are in (`--data DIR`), or their files.
         scale: the super-resolution factor.
         patch: side of the low-resolution patch, pixels.
         progress: called with the fraction of photographs read.
     """
 
-    def __init__(self, folder: Path | str, scale: int, patch: int, progress: Callable[[float], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        photographs: Path | str | Sequence[Path],
+        scale: int,
+        patch: int = PATCH,
+        progress: Callable[[float], None] = lambda _: None,
+    ) -> None:
         self.scale, self.patch = scale, patch
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
-        files = image_files(folder)
+        files = image_files(photographs) if isinstance(photographs, Path | str) else photographs
         for index, file in enumerate(files):
             large, small = pair(read_image(file), scale)
             if min(small.shape[:2]) >= patch:
                 self.pairs.append((large, small))
             progress((index + 1) / len(files))
         if not self.pairs:
+            folder = photographs if isinstance(photographs, Path | str) else files[0].parent
             raise UserError(f"Every image in {folder} is smaller than {patch * scale} pixels: give larger photographs.")
 
     def sample(self, generator: np.random.Generator, photograph: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -197,7 +204,7 @@ class Patches:
 
 
 def _stack(patches: tuple[np.ndarray, ...]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(patches)).permute(0, 3, 1, 2).float().div_(255)
+    return torch.from_numpy(to_inputs(np.stack(patches)))
 
 
 class PatchExamples:
@@ -246,7 +253,7 @@ class SuperResolution:
             UserError: as `Patches`.
         """
         return PatchExamples(
-            Patches(_part(data, "train"), self.scale, PATCH, lambda done: progress("reading photographs", done))
+            Patches(photographs_of(data, "train"), self.scale, progress=lambda done: progress("reading photographs", done))
         )
 
     def loss(self, output: Any, target: Any) -> Tensor:
@@ -274,10 +281,10 @@ class SuperResolution:
         Raises:
             UserError: there are no photographs, a reduction is not of its photograph's size, or the model's output is not.
         """
-        files = image_files(_part(data, "test"))
+        files = image_files(photographs_of(data, "test"))
         figures, details = [], {}
         for index, file in enumerate(files):
-            large, small = _test_pair(file, self.scale)
+            large, small = test_pair(file, self.scale)
             image = _upscaled(predict, small, self.scale, fixed)
             plain = bicubic(small, *large.shape[:2])
             figures.append(
@@ -289,12 +296,17 @@ class SuperResolution:
         return Score("Y-PSNR", "dB", psnr, None, len(files), {"SSIM": ssim, "bicubic": floor, **details})
 
 
-def _part(data: Path, name: str) -> Path:
+def photographs_of(data: Path, name: str) -> Path:
+    """The folder of the `train` or `test` photographs: the one of that name in `data`, or `data` itself."""
     return data / name if (data / name).is_dir() else data
 
 
-def _test_pair(file: Path, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """(high, low) resolution of a test photograph: the given reduction, or ours."""
+def test_pair(file: Path, scale: int) -> tuple[np.ndarray, np.ndarray]:
+    """(high, low) resolution of a test photograph: the given reduction, or ours.
+
+    Raises:
+        UserError: the photograph is too small, or the reduction is not of its size.
+    """
     photograph = read_image(file)
     if min(photograph.shape[:2]) < 11 + 2 * scale:
         raise UserError(f"{file} is too small to be scored: give photographs of more than {10 + 2 * scale} pixels a side.")

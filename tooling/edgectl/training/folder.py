@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +74,14 @@ class RunFolder:
 
     def finish(self, recipe: Recipe, weights: Mapping[str, Tensor], report: Mapping[str, Any]) -> None:
         """Writes the weights, the report and then the recipe that builds from them. Raises ToolError."""
-        self._write(WEIGHTS, lambda new: new.write_bytes(save({name: t.contiguous() for name, t in weights.items()})))
+        self.write_weights(weights)
         self._write(REPORT, lambda new: new.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8"))
         text = recipe_text(recipe, self.path)
         self._write(RECIPE, lambda new: new.write_text(text, encoding="utf-8"))
+
+    def write_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Writes the weights alone. Raises ToolError."""
+        self._write(WEIGHTS, lambda new: new.write_bytes(save({name: t.contiguous() for name, t in weights.items()})))
 
     def _write(self, name: str, write: Any) -> None:
         new = self.path / f".{name}.new"
@@ -110,6 +114,11 @@ def recipe_text(recipe: Recipe, folder: Path) -> str:
         )
     if target := recipe.target.model_dump(exclude_defaults=True):
         tables.append(("[target]", target))
+    return toml_text(tables)
+
+
+def toml_text(tables: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
+    """TOML of (heading, keys and values) of tables."""
     return "\n".join(f"{name}\n" + "".join(f"{k} = {_toml(v)}\n" for k, v in table.items()) for name, table in tables)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 import edgectl
 from edgectl.artifact import sha256
 from edgectl.compress.layers import prunable_layers
-from edgectl.compress.pruning import pruning_strategy
+from edgectl.compress.pruning import Budget, pruning_strategy
 from edgectl.compress.qat import plain_weights, quantisation_strategy
 from edgectl.compress.strategy import Phases, Strategy
 from edgectl.errors import UserError
@@ -46,7 +46,7 @@ def train(
     """
     model = recipe.model.model_copy(update={"weights": None})
     plainly = recipe.model_copy(update={"model": model, "prune": [], "quant": [], "calibrate": None})
-    return _run(plainly, recipe.train, start, data, out, hardware, force, progress)
+    return _run(plainly, recipe.train, start, data, out, hardware, None, force, progress)
 
 
 def compress(
@@ -55,12 +55,14 @@ def compress(
     out: Path,
     hardware: Hardware,
     *,
+    budget: Budget | None = None,
     force: bool = False,
     progress: Progress = lambda message, fraction: None,
 ) -> Score:
     """Trains the recipe's weights on, with the zeros of `[[prune]]` and the levels of `[[quant]]`, as `[compress]` says.
 
     The weights in `out` have the zeros and lie on the levels; the recipe beside them builds from that. See `train`.
+    `budget` chooses the rates of `reweighted` instead of what the recipe says.
 
     Raises:
         UserError: the recipe names no weights or has no rule, the rest as `train` does.
@@ -70,7 +72,7 @@ def compress(
         raise UserError(f"{recipe.path} names no `weights` under [model]: train first, then compress what came out.")
     if not recipe.prune and not recipe.quant:
         raise UserError(f"{recipe.path} has neither [[prune]] nor [[quant]] rules, so that there is nothing to compress.")
-    return _run(recipe, recipe.compress_train, None, data, out, hardware, force, progress)
+    return _run(recipe, recipe.compress_train, None, data, out, hardware, budget, force, progress)
 
 
 def _run(
@@ -80,6 +82,7 @@ def _run(
     data: Path,
     out: Path,
     hardware: Hardware,
+    budget: Budget | None,
     force: bool,
     progress: Progress,
 ) -> Score:
@@ -97,12 +100,12 @@ def _run(
     order = Order(len(examples), min(spec.batch, len(examples)), spec.seed, fabric.global_rank, fabric.world_size)
     model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if teacher is not None:
-        teacher.to(fabric.device)
+        teacher.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     training = Training(fabric, task, model, spec, data, order, folder, teacher=teacher, distil=recipe.compress.distil)
     if recipe.prune or recipe.quant:
         if not folder.begun:
             training.before = score_model(model, task, data, progress).value
-        training.strategies = _strategies(recipe, model, training.steps)
+        training.strategies = _strategies(recipe, model, training.steps, budget)
     score = training.run(examples, hardware.workers, progress)
     if fabric.is_global_zero:
         report = {
@@ -145,14 +148,18 @@ def _teacher(recipe: Recipe) -> nn.Module | None:
     return load_model(recipe.model_copy(update={"model": model})).requires_grad_(False)
 
 
-def _strategies(recipe: Recipe, model: nn.Module, steps: int) -> Sequence[Strategy]:
+def _strategies(recipe: Recipe, model: nn.Module, steps: int, budget: Budget | None) -> Sequence[Strategy]:
     spec = recipe.compress
     search = round(spec.search * steps)
     phases = Phases(steps, search, max(1, search // spec.refreshes))
     made: list[Strategy] = []
     if recipe.prune:
         example = torch.rand(recipe.model.input, device=next(model.parameters()).device)
-        made.append(pruning_strategy(model, recipe.prune, spec, phases, multiply_adds(model, example)))
+        if budget is None and spec.of == "latency":
+            from edgectl.profile.budget import predicted_budget  # noqa: PLC0415
+
+            budget = predicted_budget(recipe, model)
+        made.append(pruning_strategy(model, recipe.prune, spec, phases, multiply_adds(model, example), budget))
     if recipe.quant:
         made.append(quantisation_strategy(model, recipe.quant, spec, phases))
     return made

@@ -1,0 +1,1 @@
+"""The closed loop: architecture and pruning searched under a budget of latency that the device itself gives."""
