@@ -12,7 +12,7 @@ using avx512::Vec16;
 using avx512::Vec4;
 using avx512::Vec8;
 
-const KernelTable kAvx512Kernels = {{{"f32-bsconv-1x256-avx512", 1, 256, 16, RunConv<Vec16, 1, 16>},
+const KernelTable kAvx512Kernels = {{{"f32-bsconv-1x128-avx512", 1, 128, 16, RunConv<Vec16, 1, 8>},
                                      {"f32-bsconv-2x192-avx512", 2, 192, 16, RunConv<Vec16, 2, 12>},
                                      {"f32-bsconv-4x96-avx512", 4, 96, 16, RunConv<Vec16, 4, 6>},
                                      {"f32-bsconv-8x48-avx512", 8, 48, 16, RunConv<Vec16, 8, 3>},
