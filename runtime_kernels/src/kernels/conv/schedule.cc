@@ -20,11 +20,12 @@ constexpr int64_t kL2Bytes = 256 * 1024;        // half of a common L2
 constexpr int64_t kLine = 64 / sizeof(float);   // elements
 constexpr int64_t kMaxSums = int64_t{1} << 24;  // floats a thread may put away between passes
 
-// As one row the columns between the rows are computed too: not where they are many more than what
-// the last vectors of the rows waste.
+// As one row the columns between the rows are computed too: not where they are many, and many more
+// than what the last vectors of the rows waste.
 bool Flattens(const ConvArgs& a, int64_t vector) {
   const int64_t whole = DivUp(a.w, vector) * vector;
-  return a.may_write_gaps && a.out_h == a.in_h && a.out_h >= a.w && a.out_h <= whole + whole / 32 &&
+  const int64_t widest = whole + std::max(kLine / 4, whole / 32);
+  return a.may_write_gaps && a.out_h == a.in_h && a.out_h >= a.w && a.out_h <= widest &&
          (a.residual == nullptr || a.res_h == a.in_h);
 }
 
