@@ -1,5 +1,5 @@
-// 32 registers: 24 sums (for one filter 8, and 9 over aligned vectors), the pixels or the weights of
-// an entry, and one of the other. Blocks of 16 filters run as two of 8 over the same entries.
+// 32 registers: 24 sums (for one filter 8, and 9 over aligned vectors), the pixels or the weights
+// of an entry, and one of the other. Blocks of 16 filters run as two of 8 over the same entries.
 #define EDGE_X86_NAMESPACE avx512
 #include "kernels/conv/avx2/vec.h"
 #include "kernels/conv/avx512/vec.h"
