@@ -61,7 +61,7 @@ inline double RunFmas128(int64_t rounds) {
 // With the vectors of `isa`; for the fallback with the narrowest ones that the CPU has.
 inline double RunFmas(Isa isa, int64_t rounds) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return RunFmas512(rounds);
+  if (FloatIsa(isa) == Isa::kAvx512) return RunFmas512(rounds);
   if (IsaSupported(Isa::kAvx2)) return RunFmas256(rounds);
 #elif defined(__aarch64__)
   if (isa != Isa::kAvx2) return RunFmas128(rounds);

@@ -16,6 +16,7 @@ struct ArrayVec {
     float lane[N];
   };
   static constexpr int kLanes = N, kEntries = 2;
+  static constexpr bool kMerges = true;
 
   template <class F>
   static Reg Each(const F& f) {
@@ -25,6 +26,11 @@ struct ArrayVec {
   }
   static EDGE_NOINLINE Reg Load(const float* p) {
     return Each([&](int i) { return p[i]; });
+  }
+  static Reg LoadAligned(const float* p) { return Load(p); }
+  static int From(int place) { return place; }
+  static Reg Merge(const Reg& a, const Reg& b, int place) {
+    return Each([&](int i) { return i + place < N ? a.lane[i + place] : b.lane[i + place - N]; });
   }
   static EDGE_NOINLINE void Store(float* p, const Reg& x) { std::memcpy(p, x.lane, sizeof x.lane); }
   static void Keep(Reg&) {}

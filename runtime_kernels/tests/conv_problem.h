@@ -24,9 +24,10 @@ struct Shape {
   int n = 1, c = 3, f = 8, h = 8, w = 8;  // c: input channels of a group; h, w: of the output
   int k = 3, stride = 1, dilation = 1, groups = 1;
   int block = 4;
-  double kept = 1.0;  // share of the (channel, position) entries that a block keeps
-  double dead = 0.0;  // share of filters that are all zero
-  bool gaps = false;  // may_write_gaps, with equal row strides
+  double kept = 1.0;     // share of the (channel, position) entries that a block keeps
+  double dead = 0.0;     // share of filters that are all zero
+  bool gaps = false;     // may_write_gaps, with equal row strides
+  bool aligned = false;  // entries by their place in a vector, rows of whole cache lines
   ActKind act = ActKind::kNone;
   Residual residual = Residual::kNone;
 
@@ -34,8 +35,8 @@ struct Shape {
     std::ostringstream text;
     text << n << "x" << c * groups << " -> " << f << "x" << h << "x" << w << " k" << k << " s"
          << stride << " d" << dilation << " g" << groups << " block " << block << " kept " << kept
-         << " dead " << dead << " gaps " << gaps << " act " << static_cast<int>(act) << " residual "
-         << static_cast<int>(residual);
+         << " dead " << dead << " gaps " << gaps << " aligned " << aligned << " act "
+         << static_cast<int>(act) << " residual " << static_cast<int>(residual);
     return text.str();
   }
 };
@@ -61,10 +62,10 @@ template <class T>
 class PlanesOf {
  public:
   PlanesOf(int n, int channels, int rows, int cols, int64_t row_stride, int lead, int tail,
-           std::mt19937* rng)
+           std::mt19937* rng, int64_t gap = 1)
       : h_(row_stride), lead_(lead) {
-    c_ = rows * h_ + static_cast<int64_t>((*rng)() % 5);
-    n_ = channels * c_ + static_cast<int64_t>((*rng)() % 5);
+    c_ = rows * h_ + gap * static_cast<int64_t>((*rng)() % 5);
+    n_ = channels * c_ + gap * static_cast<int64_t>((*rng)() % 5);
     const int64_t last = Position(n - 1, channels - 1, rows - 1, cols - 1);
     T poison;
     const float bits = Poison();
@@ -149,6 +150,7 @@ class ConvProblem {
     a.h = s_.h;
     a.w = s_.w;
     a.may_write_gaps = s_.gaps;
+    a.may_read_around = true;
     ConvWith(a, pool, kernels);
     return Compare(before, &out);
   }
@@ -185,10 +187,11 @@ class ConvProblem {
     for (float& x : logical_) x = Random();
     // With stride 1 the right halo of a row may be the left one of the next.
     const int shared = s_.stride == 1 ? pad_ : 0;
-    const int64_t row_stride = cols - shared + static_cast<int64_t>(rng_() % 4);
+    const int64_t least = cols - shared + static_cast<int64_t>(rng_() % 4);
+    const int64_t row_stride = s_.aligned ? (least + kLine - 1) / kLine * kLine : least;
     constexpr int kSlack = kArenaSlack / sizeof(float);
-    Planes in(s_.n, s_.stride * s_.stride * channels, rows, cols, row_stride, kSlack, kSlack,
-              &rng_);
+    Planes in(s_.n, s_.stride * s_.stride * channels, rows, cols, row_stride, kSlack, kSlack, &rng_,
+              s_.aligned ? kLine : 1);
     for (int n = 0; n < s_.n; ++n)
       for (int phase = 0; phase < s_.stride * s_.stride; ++phase)
         for (int c = 0; c < channels; ++c)
@@ -241,6 +244,7 @@ class ConvProblem {
       for (int c = 0; c < s_.c * s_.groups; ++c)
         for (int ky = 0; ky < s_.k; ++ky)
           for (int kx = 0; kx < s_.k; ++kx) PackEntry(b, c, ky, kx);
+      if (s_.aligned) SortEntries(packed_.row_ptr.back());
       packed_.row_ptr.push_back(static_cast<uint32_t>(packed_.offsets.size()));
     }
   }
@@ -262,6 +266,22 @@ class ConvProblem {
         in_.Position(0, 0, 0, 0);
     packed_.offsets.push_back(static_cast<int32_t>(offset));
     packed_.weights.insert(packed_.weights.end(), w.begin(), w.end());
+  }
+
+  // Those from the first-th on.
+  void SortEntries(size_t first) {
+    std::vector<size_t> order(packed_.offsets.size() - first);
+    for (size_t i = 0; i < order.size(); ++i) order[i] = first + i;
+    const auto key = [&](size_t i) {
+      return std::make_pair(packed_.offsets[i] & (kLine - 1), packed_.offsets[i]);
+    };
+    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return key(a) < key(b); });
+    const Packed before = packed_;
+    for (size_t i = 0; i < order.size(); ++i) {
+      packed_.offsets[first + i] = before.offsets[order[i]];
+      for (int lane = 0; lane < s_.block; ++lane)
+        packed_.weights[(first + i) * s_.block + lane] = before.weights[order[i] * s_.block + lane];
+    }
   }
 
   void Solve() {
@@ -311,6 +331,8 @@ class ConvProblem {
     }
     return wrong.str();
   }
+
+  static constexpr int kLine = 16;
 
   const Shape s_;
   std::mt19937 rng_;

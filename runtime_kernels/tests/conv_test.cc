@@ -59,6 +59,7 @@ Shape RandomShape(int block, Draw* draw) {
   s.kept = draw->Of({1.0, 0.5, 0.2, 0.05});
   s.dead = draw->Of({0.0, 0.0, 0.3});
   s.gaps = draw->Int(0, 1) == 1;
+  s.aligned = draw->Int(0, 1) == 1;
   s.act = static_cast<ActKind>(draw->Int(0, 6));
   s.residual = static_cast<Residual>(draw->Int(0, 3));
   return s;
@@ -85,6 +86,7 @@ TEST_P(ConvOfBlock, HandlesEveryWidth) {
     s.residual = w % 2 ? Residual::kAfterAct : Residual::kInPlace;
     for (bool gaps : {false, true}) {
       s.gaps = gaps;
+      s.aligned = w / 2 % 2 == 1;
       ASSERT_NO_FATAL_FAILURE(Check(s, static_cast<uint32_t>(w)));
     }
   }
@@ -137,7 +139,10 @@ TEST_P(ConvOfBlock, AddsUpThePassesOverAnInputLargerThanTheCache) {
       s.gaps = gaps;
       s.residual = residual;
       s.act = ActKind::kLeakyRelu;
-      ASSERT_NO_FATAL_FAILURE(Check(s, 4, 2));
+      for (bool aligned : {false, true}) {
+        s.aligned = aligned;
+        ASSERT_NO_FATAL_FAILURE(Check(s, 4, 2));
+      }
     }
   }
 }

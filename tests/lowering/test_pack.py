@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, get_args
 
 import numpy as np
@@ -9,11 +10,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from edgectl.compress.schemes import SCHEMES, SchemeConfig
+from edgectl.lowering.compile import compile_module
 from edgectl.lowering.pack import Packed, Taps, pack, recognise
 from edgectl.lowering.plan import NONE
-from edgectl.recipe import Cpu
+from edgectl.recipe import Cpu, TargetSpec
+
+Runner = Callable[[bytes, torch.Tensor], list[torch.Tensor]]
 
 Array = np.ndarray[Any, Any]
 
@@ -111,3 +116,45 @@ def test_rounding_hides_no_scheme_and_makes_none(scheme: str | None, rate: float
     rounded = in_four_bits(weight)
     assert 0.1 < np.mean(rounded == 0) < 0.2
     assert recognise(rounded * mask.numpy(), quantised=True) == (scheme or "dense")
+
+
+def wide() -> tuple[nn.Module, torch.Tensor]:
+    """Filters that each keep other weights, over maps wide enough for rows of whole cache lines, and tall enough for bands."""
+    torch.manual_seed(0)
+    convs = [
+        nn.Conv2d(6, 40, 3, padding=1),
+        nn.Conv2d(40, 20, 5, padding=2),
+        nn.Conv2d(20, 30, 3, padding=1, stride=2),
+        nn.Conv2d(30, 9, 1),
+    ]
+    for conv in convs:
+        conv.weight.data *= torch.rand_like(conv.weight) < 0.2
+    return nn.Sequential(convs[0], nn.ReLU(), *convs[1:]).eval(), torch.randn(1, 6, 90, 301)
+
+
+@pytest.mark.parametrize("cpu", get_args(Cpu))
+def test_what_was_packed_for_another_processor_runs_on_this_one(run_pte: Runner, cpu: Cpu) -> None:
+    module, x = wide()
+    compiled = compile_module(module, x, target=TargetSpec(cpu=cpu))
+    assert {layer.block for layer in compiled.layers if layer.block} == {1}
+    (got,) = run_pte(compiled.program, x)
+    with torch.no_grad():
+        torch.testing.assert_close(got, module(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_entries_of_a_filter_alone_lie_by_their_place_in_a_vector_where_kernels_read_whole_ones() -> None:
+    random = np.random.default_rng(4)
+    weight = (random.normal(size=(8, 288)) * (random.random((8, 288)) < 1 / 6)).astype(np.float32)
+    taps = np.arange(288)
+    offsets = (taps // 9 * 4096 + taps % 9 // 3 * 336 + taps % 3 - 1).astype(np.int32)  # 32 channels, rows of 336
+    group = Taps(weight, offsets, np.arange(8, dtype=np.uint32))
+    changes = {}
+    for cpu in get_args(Cpu):
+        made = pack([group], np.zeros(8, np.float32), cpu)
+        assert made.block == 1
+        places = np.frombuffer(made.blob, np.uint64, 5, 16)
+        got = np.frombuffer(made.blob, np.int32, made.nonzeros, int(places[2]))
+        np.testing.assert_array_equal(np.sort(got), np.sort(np.concatenate([offsets[row != 0] for row in weight])))
+        changes[cpu] = np.count_nonzero(np.diff(got % 16)) / 8  # a filter
+    assert changes["x86-64-v4"] <= 6  # three places in each of two pieces of 16 channels
+    assert changes["arm64"] == changes["x86-64"] > 20

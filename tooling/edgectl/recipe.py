@@ -16,7 +16,7 @@ from edgectl.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
-Cpu = Literal["arm64", "x86-64"]
+Cpu = Literal["arm64", "x86-64", "x86-64-v4"]
 Format = Literal["pte", "litert"]
 Precision = Literal["fp32", "fp16"]
 SchemeName = Literal["unstructured", "filter", "pattern", "block_punched", "block_column"]

@@ -264,6 +264,7 @@ void Executor::Impl::RunConv(uint32_t index, RowRange rows, const View& out) {
     args.res_n = residual.sn, args.res_c = residual.sc, args.res_h = residual.sh;
   }
   args.may_write_gaps = plan.tensor(op.output).storage == static_cast<uint32_t>(Storage::kArena);
+  args.may_read_around = true;  // it is in the arena
   Conv(args, schedules[index][Planned(index, out.h, args)].schedule, pool, isa);
 }
 

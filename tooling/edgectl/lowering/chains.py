@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from edgectl.lowering.plan import Buffer, Chain, Op, OpKind, Storage, Tensor
+from edgectl.lowering.plan import LINE, Buffer, Chain, Op, OpKind, Storage, Tensor, whole_lines
 
 # The estimate's constants: an application core of a few years ago. Only where to cut depends on them.
 _L2_BYTES = 600 * 1024  # what the windows of a chain may take together; a band does not work on all of it at once
@@ -168,9 +168,10 @@ class _Candidate:
             n, c, _, w = tensor.dims
             _, _, left, right = tensor.halo
             row = tensor.stride[2]
-            plane = (max((rows - 1) * row + left + w + right, rows * row) + 15) // 16 * 16
-            plane += 16 * (plane * tensor.element % 4096 == 0)
-            tensor.window, tensor.stride, tensor.start = rows, (c * plane, plane, row), left
+            first = whole_lines(left) if row % LINE == tensor.start % LINE == 0 else left
+            plane = whole_lines(max((rows - 1) * row + first + w + right, rows * row))
+            plane += LINE * (plane * tensor.element % 4096 == 0)
+            tensor.window, tensor.stride, tensor.start = rows, (c * plane, plane, row), first
             tensor.buffer = Buffer(tensor.element * n * c * plane)
 
 

@@ -15,8 +15,9 @@ from edgectl.lowering import depthwise, half, int8, ir, winograd
 from edgectl.lowering.chains import plan_chains
 from edgectl.lowering.geometry import Geometry, geometry, is_point
 from edgectl.lowering.integer import is_integer
-from edgectl.lowering.pack import Packed, Taps, pack, recognise
+from edgectl.lowering.pack import ALIGNED, Packed, Taps, pack, recognise
 from edgectl.lowering.plan import (
+    LINE,
     Buffer,
     Dims,
     Op,
@@ -29,6 +30,7 @@ from edgectl.lowering.plan import (
     io_tensor,
     left_padded,
     reshaped,
+    whole_lines,
     write,
 )
 from edgectl.lowering.winograd import Tiling
@@ -177,13 +179,16 @@ class _Lowering:
         element = 2 if half else 4
         n, c, h, w = dims
         top, bottom, left, right = halo
+        first = left
         if row is None:
             row = w + max(left, right, self.gaps.get((h, w), 0) if gap else 0)
-        plane = (top + h + bottom - 1) * row + left + w + right
+            if w > _NARROW and self.cpu in ALIGNED and not half:
+                row, first = whole_lines(row), whole_lines(left)
+        plane = (top + h + bottom - 1) * row + first + w + right
         if halo != _NO_HALO or row != w:
-            plane = (max(plane, (h + top) * row) + 15) // 16 * 16
-            plane += 16 * (plane * element % 4096 == 0)  # planes a multiple of 4 KiB apart would share cache sets
-        start = top * row + left
+            plane = whole_lines(max(plane, (h + top) * row))
+            plane += LINE * (plane * element % 4096 == 0)  # planes a multiple of 4 KiB apart would share cache sets
+        start = top * row + first
         buffer = Buffer(element * n * c * plane)
         stride = (c * plane, plane, row)
         return Tensor(Storage.ARENA, dims, stride, halo, buffer=buffer, start=start, fill=fill, half=half)

@@ -13,6 +13,7 @@ from edgectl.lowering.ir import IDENTITY, Activation
 MAGIC = b"EDGEPLAN"
 VERSION = 7
 ALIGN = 64
+LINE = ALIGN // 4  # elements of a cache line
 NONE = 0xFFFFFFFF
 
 HEADER = struct.Struct("<8s6I10QI12x")
@@ -152,6 +153,11 @@ class Chain:
     def last(self) -> int:
         """Its last operation."""
         return self.first + len(self.begins) - 1
+
+
+def whole_lines(elements: int) -> int:
+    """As many elements, or up to a cache line more."""
+    return -(-elements // LINE) * LINE
 
 
 def dense_stride(dims: Dims) -> tuple[int, int, int]:

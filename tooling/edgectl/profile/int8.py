@@ -82,7 +82,18 @@ def pt2e(module: nn.Module, example: torch.Tensor, quantizer: Any, *, fold: bool
 
 def host_cpu() -> Cpu:
     """The processor that this is."""
-    return "arm64" if platform.machine().lower() in ("aarch64", "arm64") else "x86-64"
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return "arm64"
+    return "x86-64-v4" if _has_avx512() else "x86-64"
+
+
+def _has_avx512() -> bool:
+    """What our kernels ask for: see IsaSupported in dispatch.cc."""
+    wanted = {"avx512f", "avx512vl", "avx512dq", "avx512bw"}
+    try:
+        return wanted <= set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return False
 
 
 def _onnx_int8(module: nn.Module, example: torch.Tensor, folder: Path) -> Path:

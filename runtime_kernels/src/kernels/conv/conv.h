@@ -44,6 +44,8 @@ struct ConvArgs {
   // the output and (as reads) the residual: the caller zeroes the output's halo afterwards. Then,
   // when out_h == in_h (and res_h == in_h), a plane can run as one flattened row.
   bool may_write_gaps;
+  // True when the input has at least a cache line to read before and after it.
+  bool may_read_around;
 };
 
 struct LinearArgs {

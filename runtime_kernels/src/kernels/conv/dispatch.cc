@@ -119,6 +119,7 @@ class ConvRun {
     // residual that they have replaced.
     job.may_overlap = s_.passes == 1 && a_.residual != a_.out;
     job.epilogue = &a_.epilogue;
+    job.aligned = s_.aligned;
     return job;
   }
 

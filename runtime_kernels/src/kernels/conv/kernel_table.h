@@ -39,6 +39,9 @@ struct ConvJob {
   float* sums;
   int64_t sums_h;
   bool first_pass, last_pass;
+  // Entries of a block at the same place in a vector follow each other, and whole vectors around
+  // what they read may be read: kernels of one filter load only aligned vectors then.
+  bool aligned;
 };
 
 // One block of filters over `rows` inputs.

@@ -20,8 +20,12 @@ constexpr int64_t kL2Bytes = 256 * 1024;        // half of a common L2
 constexpr int64_t kLine = 64 / sizeof(float);   // elements
 constexpr int64_t kMaxSums = int64_t{1} << 24;  // floats a thread may put away between passes
 
-bool CanFlatten(const ConvArgs& a) {
-  return a.may_write_gaps && a.out_h == a.in_h && a.out_h >= a.w &&
+// As one row the columns between the rows are computed too: not where they are many, and many more
+// than what the last vectors of the rows waste.
+bool Flattens(const ConvArgs& a, int64_t vector) {
+  const int64_t whole = DivUp(a.w, vector) * vector;
+  const int64_t widest = whole + std::max(kLine / 4, whole / 32);
+  return a.may_write_gaps && a.out_h == a.in_h && a.out_h >= a.w && a.out_h <= widest &&
          (a.residual == nullptr || a.res_h == a.in_h);
 }
 
@@ -52,6 +56,18 @@ void ForSampleOfBlocks(const PackedView& p, int64_t max_entries, const F& f) {
       f(p.offsets + p.row_ptr[b], p.offsets + p.row_ptr[b + 1]);
     }
   }
+}
+
+// Whether runs of entries at the same place in a vector are long enough for moving their sums.
+bool Aligned(const PackedView& p, int64_t vector, int64_t max_entries) {
+  constexpr int64_t kEntriesARun = 3;
+  int64_t entries = 0, runs = 0;
+  ForSampleOfBlocks(p, max_entries, [&](const int32_t* first, const int32_t* last) {
+    entries += last - first;
+    for (const int32_t* o = first; o != last; ++o)
+      runs += o == first || ((*o ^ o[-1]) & (vector - 1)) != 0;
+  });
+  return entries >= kEntriesARun * runs;
 }
 
 Footprint TileFootprint(const PackedView& p, int64_t tile, int64_t max_entries) {
@@ -181,7 +197,7 @@ void CutEntries(const PackedView& p, const std::vector<int64_t>& starts, ConvSch
 ConvSchedule PlanConv(const ConvArgs& a, const ConvKernel& kernel, size_t threads) {
   const PackedView& p = a.packed;
   ConvSchedule s{};
-  const bool flat = CanFlatten(a);
+  const bool flat = Flattens(a, kernel.vector);
   s.rows = flat ? 1 : a.h;
   s.cols = flat ? static_cast<int32_t>((a.h - 1) * a.out_h + a.w) : a.w;
   s.passes = 1;
@@ -192,6 +208,7 @@ ConvSchedule PlanConv(const ConvArgs& a, const ConvKernel& kernel, size_t thread
   // Looking at the entries must stay cheap next to computing them.
   const int64_t max_entries = std::min<int64_t>(16384, p.n_entries * tiles / 64);
   const Footprint footprint = TileFootprint(p, kernel.tile, max_entries);
+  s.aligned = kernel.lanes == 1 && a.may_read_around && Aligned(p, kernel.vector, max_entries);
   // Blocks that look at inputs of their own gain nothing from it staying in cache: each runs over
   // its whole plane.
   s.filters_outer = !footprint.shared;

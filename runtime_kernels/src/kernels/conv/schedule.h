@@ -19,6 +19,7 @@ struct ConvSchedule {
   int64_t groups;
   bool filters_outer;  // order of tasks: all strips of a group, then the next group; otherwise all
                        // groups of a strip first
+  bool aligned;        // ConvJob's
   int64_t passes;
   // Block b runs entries [pass_ptr[b * passes + i], pass_ptr[b * passes + i + 1]) in pass i. Empty
   // with a single pass.

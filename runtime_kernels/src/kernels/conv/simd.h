@@ -4,9 +4,10 @@
 //
 // A vector type V has: Reg; kLanes; kEntries (1 or 2: how many a turn of the convolution's loop
 // takes); Load, Store, LoadPart, StorePart (the first n lanes, 1 <= n <= kLanes; no byte beyond is
-// touched, the other loaded lanes are zero); Keep(x) (loads x once, however many multiply-adds
-// could read it from memory); Set; Add, Sub, Mul, Div; Fma(a, b, c) = a
-// * b + c; Max, Min (NaN in the second operand stays NaN); Round (to nearest); PowerOfTwo (2^n of
+// touched, the other loaded lanes are zero); kMerges, and where that is true LoadAligned and
+// Merge(a, b, From(i)), the lanes of a and then b from the i-th on; Keep(x) (loads x once, however
+// many multiply-adds could read it from memory); Set; Add, Sub, Mul, Div; Fma(a, b, c) = a * b + c;
+// Max, Min (NaN in the second operand stays NaN); Round (to nearest); PowerOfTwo (2^n of
 // integral n in [-126, 127]); Gather(p, offsets) and GatherPairs(p, offsets), where kLanes / 2
 // elements fill two lanes each; Weights<B>(p) with Fma<b>(x, acc) = x * p[b] + acc.
 #pragma once

@@ -135,9 +135,14 @@ int64_t TilesOfBlock(const WinogradBlocks& b, bool last_row, bool last_column) {
 
 bool WinogradSpaces::Allocate(size_t count, size_t floats) {
   if (floats == 0) return true;
-  memory_.reset(new (std::nothrow) float[count * floats]());
+  // Whole cache lines, so that a vector of coefficients is in one.
+  constexpr size_t kLine = 64 / sizeof(float);
+  const size_t size = (floats + kLine - 1) / kLine * kLine;
+  memory_.reset(new (std::nothrow) float[count * size + kLine - 1]());
   if (memory_ == nullptr) return false;
-  for (size_t i = 0; i < count; ++i) free_.push_back(memory_.get() + i * floats);
+  const size_t past = reinterpret_cast<uintptr_t>(memory_.get()) / sizeof(float) % kLine;
+  float* const first = memory_.get() + (kLine - past) % kLine;
+  for (size_t i = 0; i < count; ++i) free_.push_back(first + i * size);
   return true;
 }
 

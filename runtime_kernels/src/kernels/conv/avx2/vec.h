@@ -12,6 +12,7 @@ namespace edge::EDGE_X86_NAMESPACE {
 struct Vec8 {
   using Reg = __m256;
   static constexpr int kLanes = 8, kEntries = 2;
+  static constexpr bool kMerges = false;
 
   static EDGE_INLINE Reg Load(const float* p) { return _mm256_loadu_ps(p); }
   static EDGE_INLINE void Store(float* p, Reg x) { _mm256_storeu_ps(p, x); }

@@ -1,5 +1,5 @@
-// 32 registers: 24 sums (16 for one filter), the pixels or the weights of an entry, and one of the
-// other. Blocks of 16 filters run as two of 8 over the same entries.
+// 32 registers: 24 sums (for one filter 8, and 9 over aligned vectors), the pixels or the weights
+// of an entry, and one of the other. Blocks of 16 filters run as two of 8 over the same entries.
 #define EDGE_X86_NAMESPACE avx512
 #include "kernels/conv/avx2/vec.h"
 #include "kernels/conv/avx512/vec.h"
@@ -12,7 +12,7 @@ using avx512::Vec16;
 using avx512::Vec4;
 using avx512::Vec8;
 
-const KernelTable kAvx512Kernels = {{{"f32-bsconv-1x256-avx512", 1, 256, 16, RunConv<Vec16, 1, 16>},
+const KernelTable kAvx512Kernels = {{{"f32-bsconv-1x128-avx512", 1, 128, 16, RunConv<Vec16, 1, 8>},
                                      {"f32-bsconv-2x192-avx512", 2, 192, 16, RunConv<Vec16, 2, 12>},
                                      {"f32-bsconv-4x96-avx512", 4, 96, 16, RunConv<Vec16, 4, 6>},
                                      {"f32-bsconv-8x48-avx512", 8, 48, 16, RunConv<Vec16, 8, 3>},

@@ -11,11 +11,13 @@ namespace edge::avx512 {
 struct Vec16 {
   using Reg = __m512;
   static constexpr int kLanes = 16, kEntries = 2;
+  static constexpr bool kMerges = true;
   // GCC 12 warns about the undefined operand of the unmasked forms of some intrinsics (its bug
   // 105593); with a full mask they compile to the same instructions.
   static constexpr __mmask16 kAll = 0xffff;
 
   static EDGE_INLINE Reg Load(const float* p) { return _mm512_loadu_ps(p); }
+  static EDGE_INLINE Reg LoadAligned(const float* p) { return _mm512_load_ps(p); }
   static EDGE_INLINE void Store(float* p, Reg x) { _mm512_storeu_ps(p, x); }
   static EDGE_INLINE void Keep(Reg& x) { asm("" : "+v"(x)); }
   static EDGE_INLINE __mmask16 First(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
@@ -50,6 +52,14 @@ struct Vec16 {
         kAll, _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7),
         _mm512_castsi256_si512(eight));
     return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), kAll, twice, p, 4);
+  }
+
+  static EDGE_INLINE __m512i From(int place) {
+    return _mm512_add_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                            _mm512_set1_epi32(place));
+  }
+  static EDGE_INLINE Reg Merge(Reg a, Reg b, __m512i from) {
+    return _mm512_permutex2var_ps(a, from, b);
   }
 
   template <int B>

@@ -12,6 +12,7 @@ namespace edge::EDGE_ARM_NAMESPACE {
 struct Vec4 {
   using Reg = float32x4_t;
   static constexpr int kLanes = 4, kEntries = 1;  // two would spill
+  static constexpr bool kMerges = false;
 
   static EDGE_INLINE Reg Load(const float* p) { return vld1q_f32(p); }
   static EDGE_INLINE void Store(float* p, Reg x) { vst1q_f32(p, x); }
