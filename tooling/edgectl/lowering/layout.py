@@ -15,7 +15,7 @@ from edgectl.lowering import depthwise, half, int8, ir, winograd
 from edgectl.lowering.chains import plan_chains
 from edgectl.lowering.geometry import Geometry, geometry, is_point
 from edgectl.lowering.integer import is_integer
-from edgectl.lowering.pack import ALIGNED, Packed, Taps, pack, recognise
+from edgectl.lowering.pack import Packed, Taps, pack, reads_aligned, recognise
 from edgectl.lowering.plan import (
     LINE,
     Buffer,
@@ -110,6 +110,13 @@ class _Lowering:
         self.depthwise = {node for node in convs if node not in self.tilings and depthwise.suits(node) and _alike(node)}
         others = [node for node in convs if node not in self.tilings and node not in self.depthwise]
         self.geometries = {node: geometry(node) for node in others}
+        self.aligned = {
+            node.inputs[0]
+            for node, shape in self.geometries.items()
+            if node in exact
+            and (shape.factor == 1 or shape.upsample)
+            and reads_aligned(node.weight.reshape(len(node.weight), -1), cpu)
+        }
         self.halos: dict[ir.Value, Dims] = {}
         self.gaps: dict[tuple[int, ...], int] = {}
         self.parts: dict[ir.Value, tuple[ir.Value, int]] = {}
@@ -146,6 +153,7 @@ class _Lowering:
                 if value in made and value not in self.parts and value not in self.graph.outputs and fits:
                     self.parts[value] = (node.output, channel)
                     self._need_halo(node.output, self.halos.get(value, _NO_HALO))
+                    self.aligned |= {node.output} if value in self.aligned else set()
                 channel += value.shape[1]
 
     def _is_half(self, value: ir.Value) -> bool:
@@ -174,15 +182,18 @@ class _Lowering:
         gap: bool = False,
         fill: int | None = None,
         half: bool = False,
+        aligned: bool = False,
     ) -> Tensor:
-        """A fresh arena tensor. `gap`: its rows take the common stride of maps of this size. `fill`: of an int8 one."""
+        """A fresh arena tensor. `gap`: its rows take the common stride of maps of this size. `fill`: of an int8 one. `aligned`:
+        wide rows are of whole cache lines.
+        """
         element = 2 if half else 4
         n, c, h, w = dims
         top, bottom, left, right = halo
         first = left
         if row is None:
             row = w + max(left, right, self.gaps.get((h, w), 0) if gap else 0)
-            if w > _NARROW and self.cpu in ALIGNED and not half:
+            if aligned and w > _NARROW:
                 row, first = whole_lines(row), whole_lines(left)
         plane = (top + h + bottom - 1) * row + first + w + right
         if halo != _NO_HALO or row != w:
@@ -208,7 +219,8 @@ class _Lowering:
             whole, channel = self.parts[value]
             made = _channels(self.tensors.get(whole) or self._result(whole), value, channel)
         elif dims is None and len(value.shape) == 4:
-            made = self._arena(_dims(value), self.halos.get(value, _NO_HALO), gap=True, fill=fill, half=halves)
+            halo, aligned = self.halos.get(value, _NO_HALO), value in self.aligned
+            made = self._arena(_dims(value), halo, gap=True, fill=fill, half=halves, aligned=aligned)
         else:
             made = self._arena(dims or _dims(value), fill=fill, half=halves)
         self.tensors[value] = made
@@ -255,7 +267,8 @@ class _Lowering:
             return home
         key = (value, ("halo", half))
         if key not in self.copies:
-            target = self._arena(home.dims, self.halos.get(value, halo), gap=True, fill=home.fill, half=half)
+            widest, aligned = self.halos.get(value, halo), value in self.aligned
+            target = self._arena(home.dims, widest, gap=True, fill=home.fill, half=half, aligned=aligned)
             self.copies[key] = self._copy(home, target, name)
         return self.copies[key]
 

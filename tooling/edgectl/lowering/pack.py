@@ -102,9 +102,24 @@ def pack(groups: Sequence[Taps], bias: FloatArray, cpu: Cpu, *, over_filters: bo
 
 def estimate(weight: FloatArray, cpu: Cpu) -> float:
     """What a convolution with these (filters, taps) costs a pixel, in multiply-adds at the peak, its filters as they are."""
+    return min(_costs(weight, cpu).values())
+
+
+def reads_aligned(weight: FloatArray, cpu: Cpu) -> bool:
+    """Whether a convolution with these (filters, taps) is expected to run filter by filter, in kernels that gain from rows of
+    whole vectors.
+    """
+    if cpu not in ALIGNED:
+        return False
+    costs = _costs(weight, cpu)
+    return costs[1] == min(costs.values())
+
+
+def _costs(weight: FloatArray, cpu: Cpu) -> dict[int, float]:
+    """Block size -> multiply-adds at the peak, a pixel, filters as they are."""
     support, natural = weight != 0, np.arange(len(weight))
     blocks = [block for block in BLOCKS if block == 1 or len(weight) > block // 2]
-    return min(_PIXEL_COST[cpu][block] * _count_entries(support, natural, block) for block in blocks)
+    return {block: _PIXEL_COST[cpu][block] * _count_entries(support, natural, block) for block in blocks}
 
 
 def expect(filters: int, taps: int, kept: float, scheme: str, cpu: Cpu) -> float:

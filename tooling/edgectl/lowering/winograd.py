@@ -18,7 +18,6 @@ import numpy as np
 
 from edgectl.lowering.ir import Conv, FloatArray
 from edgectl.lowering.pack import Taps, estimate
-from edgectl.lowering.plan import whole_lines
 from edgectl.recipe import Cpu
 
 # What things cost in seconds on one core, fitted to times on x86-64 with AVX2.
@@ -96,7 +95,7 @@ def fastest(filters: int, channels: int, n: int, height: int, width: int) -> tup
         image = tiling.of(height, width)
         most = max(1, _MOST_COEFFICIENTS // (tiling.size * (filters + channels)))
         blocks = -(-image // min(tiling.tiles, most))
-        tiling = Tiling(m, whole_lines(-(-image // blocks)))
+        tiling = Tiling(m, -(-image // blocks))
         weight = 4 * filters * channels * (_WEIGHT + (n * blocks - 1) * _AGAIN)
         tiles = n * image * (filters * channels * _PRODUCT + (filters + channels) * _COEFFICIENT)
         if tiling.size * (tiles + weight) < least:
