@@ -153,7 +153,8 @@ class _Lowering:
                 if value in made and value not in self.parts and value not in self.graph.outputs and fits:
                     self.parts[value] = (node.output, channel)
                     self._need_halo(node.output, self.halos.get(value, _NO_HALO))
-                    self.aligned |= {node.output} if value in self.aligned else set()
+                    if value in self.aligned:
+                        self.aligned.add(node.output)
                 channel += value.shape[1]
 
     def _is_half(self, value: ir.Value) -> bool:

@@ -21,7 +21,7 @@ BLOCKS = (1, 2, 4, 8, 16)
 _HEADER = 64  # bytes of PackedHeader
 AS_THEY_ARE, _BY_ZEROS, _BY_LIKENESS = "as they are", "by their zeros", "by likeness"
 _ROUNDED = 0.2  # of the weights of a layer that is not pruned, what quantisation may make zero
-ALIGNED: frozenset[Cpu] = frozenset({"x86-64-v4"})  # whose kernels of one filter read aligned vectors
+_ALIGNED: frozenset[Cpu] = frozenset({"x86-64-v4"})  # whose kernels of one filter read aligned vectors
 _VECTOR = 16  # floats of theirs
 _MOST_PLACES = 5  # in a vector: those of a 5x5 kernel whose rows begin alike
 _PIECE = 144  # taps: 16 channels of a 3x3 convolution
@@ -109,7 +109,7 @@ def reads_aligned(weight: FloatArray, cpu: Cpu) -> bool:
     """Whether a convolution with these (filters, taps) is expected to run filter by filter, in kernels that gain from rows of
     whole vectors.
     """
-    if cpu not in ALIGNED:
+    if cpu not in _ALIGNED:
         return False
     costs = _costs(weight, cpu)
     return costs[1] == min(costs.values())
@@ -212,7 +212,7 @@ def _write(
         for rows in _blocks(order, block):
             part: npt.NDArray[np.float32] = group.weight[rows]
             taps = np.flatnonzero(np.any(part != 0, axis=0))
-            if block == 1 and cpu in ALIGNED and not half:
+            if block == 1 and cpu in _ALIGNED and not half:
                 taps = _in_order(taps, group.offsets)
             lanes = np.full(block, NONE, np.uint32)
             lanes[: len(rows)] = group.filters[rows]
