@@ -54,6 +54,19 @@ def write_idx(root, split="train", count=20, labels=None, packed=True, side=28):
     return root
 
 
+def write_cifar(root, files=("data_batch_1", "data_batch_2", "test_batch"), count=12):
+    """Files of CIFAR-10's binary version: noisy images whose colour is their class."""
+    rng = np.random.default_rng(2)
+    root.mkdir(exist_ok=True)
+    (root / "batches.meta.txt").write_text("blue\ngreen\nred\n\n")
+    for file in files:
+        labels = rng.permutation(np.arange(count) % 3)
+        planes = np.array([*COLOURS.values()])[labels][:, :, None] + rng.normal(0, 25, (count, 3, 1024))
+        records = np.c_[labels, np.clip(planes, 0, 255).reshape(count, -1)].astype(np.uint8)
+        (root / f"{file}.bin").write_bytes(records.tobytes())
+    return root
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("colours"))
@@ -118,6 +131,20 @@ def test_a_small_network_learns_idx_files(tmp_path, packed):
     losses = learn(task, model, examples, 60, 16)
     assert losses[-1] < losses[0] / 3
     assert task.score(model, data, progress=quiet).value == 100
+
+
+def test_a_small_network_learns_the_binary_files_of_cifar_10(tmp_path):
+    data = write_cifar(tmp_path)
+    task = Classify([1, 3, 32, 32])
+    examples = task.examples(data, quiet)
+    assert len(examples) == 24
+    assert examples.labelled.classes == ("blue", "green", "red")
+    losses = learn(task, small(3, 3), examples, 60, 16)
+    assert losses[-1] < losses[0] / 3
+    score = task.score(brightest, data, progress=quiet)
+    assert (score.value, score.count) == (100, 12)
+    grey, _ = Classify([1, 1, 32, 32]).examples(data, quiet).batch([0, 1], np.random.default_rng(0))
+    assert grey.shape == (2, 1, 32, 32)
 
 
 def test_grey_files_feed_a_colour_model_and_the_other_way_round(tmp_path, folder):
@@ -286,6 +313,23 @@ def test_mistakes_in_idx_files_are_one_sentence(tmp_path):
     packed.write_bytes(packed.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"is damaged|less data"):
         task.examples(packed.parent, quiet)
+
+
+def test_mistakes_in_the_files_of_cifar_10_are_one_sentence(tmp_path):
+    task = Classify([1, 3, 32, 32])
+    data = write_cifar(tmp_path, ["data_batch_1"])
+    with pytest.raises(UserError, match=r"has no test_batch.bin: unpack all of CIFAR-10"):
+        task.score(brightest, data, progress=quiet)
+    file = data / "data_batch_1.bin"
+    whole = file.read_bytes()
+    for content, said in (
+        (whole[:-1], r"data_batch_1.bin has 36875 bytes, no multiple of 3073"),
+        (b"", r"data_batch_1.bin has 0 bytes"),
+        (b"\x03" + whole[1:], r"data_batch_1.bin has the label 3, but there are 3 classes"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=said):
+            task.examples(data, quiet)
 
 
 def test_the_task_of_a_recipe_is_checked():

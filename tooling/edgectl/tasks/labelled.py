@@ -1,9 +1,10 @@
-"""Labelled images: a folder a class below `train` and `test` or `val`, or the idx files of MNIST."""
+"""Labelled images: a folder a class below `train` and `test` or `val`, the idx files of MNIST, or CIFAR-10's binary files."""
 
 from __future__ import annotations
 
 import gzip
 import io
+import math
 import os
 import re
 import struct
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from edgectl.errors import UserError
 from edgectl.images import IMAGE_SUFFIXES, decode_image
@@ -26,6 +28,8 @@ SMALL = 64
 _IDX = {"train": "train", "test": "t10k"}
 _IMAGES_MAGIC, _LABELS_MAGIC = 0x803, 0x801
 _MOST_BYTES = 1 << 32
+_CIFAR = {"train": r"(.*/)?data_batch_\d+\.bin", "test": r"(.*/)?test_batch\.bin"}
+_CIFAR_SHAPE = (3, 32, 32)
 _AT_ONCE = 1000  # images that are decoded between two reports of progress
 Split = Literal["train", "test"]
 
@@ -51,7 +55,8 @@ def read_labelled(data: Path, split: Split, channels: int, progress: Progress) -
     """The images of a split of a data set.
 
     `data` is a folder, or a .zip of one, with `train/<class>/*` and `test/<class>/*` (or `val`), classes numbered by name;
-    or with `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-...` or those as .gz.
+    or with `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-...` or those as .gz; or with `data_batch_1.bin` to
+    `data_batch_5.bin`, `test_batch.bin` and `batches.meta.txt` of CIFAR-10's binary version.
 
     Args:
         data: the folder or .zip.
@@ -65,6 +70,8 @@ def read_labelled(data: Path, split: Split, channels: int, progress: Progress) -
     files = Files(data)
     if any("idx3" in name for name in files.names):
         return _read_idx(files, split, channels)
+    if any(re.fullmatch(pattern, name) for pattern in _CIFAR.values() for name in files.names):
+        return _read_cifar(files, split, channels)
     trees = {part: _classes(files, part) for part in SPLITS}
     chosen = "train" if split == "train" else next((part for part in ("test", "val") if trees[part]), "test")
     classes = tuple(sorted(trees["train"] or trees[chosen]))
@@ -126,6 +133,32 @@ def _read_idx(files: Files, split: Split, channels: int) -> Labelled:
         raise UserError(f"{files.title(pairs[split][1])} has the label {labels[split].max()}, which training does not have.")
     coloured = np.repeat(images[..., None], channels, axis=3)
     return Labelled(tuple(map(str, range(classes))), labels[split], coloured, lambda index: coloured[index])
+
+
+def _read_cifar(files: Files, split: Split, channels: int) -> Labelled:
+    """Records of a label and the red, green and blue plane of an image, 3073 bytes each."""
+    names = [name for name in files.names if re.fullmatch(_CIFAR[split], name)]
+    if not names:
+        wanted = "data_batch_1.bin to data_batch_5.bin" if split == "train" else "test_batch.bin"
+        raise UserError(f"{files.data} has no {wanted}: unpack all of CIFAR-10's binary version there.")
+    titles = [name for name in files.names if re.fullmatch(r"(.*/)?batches\.meta\.txt", name)]
+    classes = tuple(files.read(titles[0]).decode("utf-8", "replace").split() if titles else map(str, range(10)))
+    size = 1 + math.prod(_CIFAR_SHAPE)
+    records = []
+    for name in names:
+        data = np.frombuffer(files.read(name), np.uint8)
+        if not len(data) or len(data) % size:
+            raise UserError(f"{files.title(name)} has {len(data)} bytes, no multiple of {size}: unpack CIFAR-10 again.")
+        records.append(data.reshape(-1, size))
+        last = int(records[-1][:, 0].max())
+        if last >= len(classes):
+            raise UserError(f"{files.title(name)} has the label {last}, but there are {len(classes)} classes.")
+    whole = np.concatenate(records)
+    images = np.ascontiguousarray(whole[:, 1:].reshape(-1, *_CIFAR_SHAPE).transpose(0, 2, 3, 1))
+    if channels == 1:
+        tall = Image.fromarray(images.reshape(-1, *images.shape[2:]))
+        images = np.asarray(tall.convert("L")).reshape(*images.shape[:3], 1)
+    return Labelled(classes, whole[:, 0].astype(np.int64), images, lambda index: images[index])
 
 
 def _find_idx(files: Files, split: str) -> tuple[str, str] | None:
