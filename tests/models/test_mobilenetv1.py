@@ -23,8 +23,6 @@ SMALL = {"classes": 10, "width": 0.25}
 LAYERS = 13  # 1x1 convolutions
 QEMU = "qemu-aarch64"
 
-pytest.importorskip("ai_edge_litert", reason="needs pip install 'edgectl[litert]'")
-
 
 class Forms(NamedTuple):
     """Where the forms are, with an input and what PyTorch makes of it."""

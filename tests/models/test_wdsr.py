@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from skimage import data
 
 from edgectl.compress.layers import filters_first, prunable_layers
 from edgectl.compress.quantizers import quantise
@@ -59,7 +60,6 @@ def test_the_committed_weights_score_on_set5_as_the_readme_says(name):
 
 @pytest.mark.parametrize("name", SET5)
 def test_the_committed_weights_beat_bicubic_on_photographs_of_a_package(name):
-    data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
     model, scale = network(name)
     photographs = {kind: getattr(data, kind)()[..., :3] for kind in ("astronaut", "coffee", "chelsea", "rocket")}
     scores = evaluate(model, photographs, scale)
@@ -68,7 +68,6 @@ def test_the_committed_weights_beat_bicubic_on_photographs_of_a_package(name):
 
 
 def test_in_int8_the_dense_weights_lose_less_than_a_seventh_of_a_decibel():
-    data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
     recipe = Recipe.load(WDSR / "x4_int8.toml")
     model = load_model(recipe)
     photographs = {kind: getattr(data, kind)()[..., :3] for kind in ("astronaut", "coffee", "chelsea", "rocket")}
@@ -78,7 +77,6 @@ def test_in_int8_the_dense_weights_lose_less_than_a_seventh_of_a_decibel():
 
 
 def test_trained_sp2_weights_are_on_their_grids_and_lose_less_than_half_a_decibel():
-    data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
     recipe = Recipe.load(WDSR / "x4_sp2.toml")
     trained = load_model(recipe)
     for path, layer in prunable_layers(trained).items():

@@ -17,8 +17,6 @@ from edgectl.recipe import Recipe, load_model
 BLOCKS = 3
 RECIPE = Path(__file__).parents[2] / "models/mobilenetv1/recipe.toml"
 
-pytest.importorskip("litert_torch", reason="needs pip install 'edgectl[litert]'")
-
 
 @pytest.fixture(scope="module")
 def stock_int8(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -188,7 +188,6 @@ def test_an_sqlite_file_that_cannot_be_made_names_the_step(tmp_path: Path) -> No
 
 
 def test_a_server_that_does_not_answer_is_told_by_its_step_without_its_password() -> None:
-    pytest.importorskip("psycopg")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://searcher:hidden@127.0.0.1:{silent.getsockname()[1]}/searches"
         with pytest.raises(
@@ -234,7 +233,6 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    pytest.importorskip("psycopg")
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
     found = shutil.which("initdb") or (installed[-1] if installed else None)
     if found is None:

@@ -17,7 +17,6 @@ from edgectl.tasks.boxes import read_boxes
 from edgectl.tasks.detect2d import Detect2d
 from edgectl.tasks.precision import Boxes, average_precision, mean_average_precision
 
-pytest.importorskip("pycocotools")
 COLOURS = {"blue": (30, 40, 220), "red": (220, 40, 30)}
 HEIGHT, WIDTH = 48, 64
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
+from scipy import optimize, sparse
 from torch import Tensor
 
 from edgectl.assure.verify.bounds import Box
@@ -151,8 +151,6 @@ def minimum(
     `bounds` are `[size]` of every layer before the output; `fixed` gives S of neurons by `(layer, neuron)`; `relaxed` asks for
     the triangle relaxation in place of the network; `given` adds constraints `row . y <= threshold`.
     """
-    optimize = pytest.importorskip("scipy.optimize")
-    sparse = pytest.importorskip("scipy.sparse")
     sizes = [network.inputs]
     for layer in network.layers[:-1]:
         sizes += [layer.size, layer.size, layer.unstable]  # z, h, whether it is active

@@ -64,8 +64,7 @@ def open_study(url: str, name: str, sampler: optuna.samplers.BaseSampler, facts:
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a failing trial is told by whoever catches its error
     parsed = _parsed(url)
     shown = _without_password(url)
-    with storage_errors(url, "opening"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+    with storage_errors(url, "opening"):
         storage = _opened(parsed, shown)
         try:
             study = optuna.create_study(storage=storage, study_name=name, sampler=sampler, direction="maximize")
@@ -83,8 +82,7 @@ def check_storage(url: str) -> None:
         UserError, ToolError: as `open_study`.
     """
     parsed = _parsed(url)
-    with storage_errors(url, "opening"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+    with storage_errors(url, "opening"):
         _opened(parsed, _without_password(url)).engine.dispose()
 
 
@@ -130,13 +128,15 @@ class _Storage(RDBStorage):
 
     def __init__(self, url: URL, options: dict[str, Any]) -> None:
         text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")  # Optuna formats it
-        super().__init__(
-            text,
-            engine_kwargs={"connect_args": options, "pool_pre_ping": True},
-            heartbeat_interval=_HEARTBEAT,
-            grace_period=_GRACE,
-            heartbeat_stale_trial_callback=retry,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats are
+            super().__init__(
+                text,
+                engine_kwargs={"connect_args": options, "pool_pre_ping": True},
+                heartbeat_interval=_HEARTBEAT,
+                grace_period=_GRACE,
+                heartbeat_stale_trial_callback=retry,
+            )
         if url.get_backend_name() == "sqlite":
             event.listen(self.engine, "begin", _lock)
 
