@@ -44,6 +44,12 @@ def untrained(scale):
     return module.wdsr(scale=scale)
 
 
+@pytest.fixture(scope="module")
+def packaged():
+    """Photographs of a package, uint8 [H, W, 3]."""
+    return {kind: getattr(data, kind)()[..., :3] for kind in ("astronaut", "coffee", "chelsea", "rocket")}
+
+
 def mean(scores, kind):
     return float(np.mean([getattr(score, kind) for score in scores]))
 
@@ -59,32 +65,29 @@ def test_the_committed_weights_score_on_set5_as_the_readme_says(name):
 
 
 @pytest.mark.parametrize("name", SET5)
-def test_the_committed_weights_beat_bicubic_on_photographs_of_a_package(name):
+def test_the_committed_weights_beat_bicubic_on_photographs_of_a_package(name, packaged):
     model, scale = network(name)
-    photographs = {kind: getattr(data, kind)()[..., :3] for kind in ("astronaut", "coffee", "chelsea", "rocket")}
-    scores = evaluate(model, photographs, scale)
+    scores = evaluate(model, packaged, scale)
     assert mean(scores, "model") - mean(scores, "bicubic") >= BETTER_THAN_BICUBIC[name] * 0.6
     assert all(score.model > score.bicubic for score in scores)
 
 
-def test_in_int8_the_dense_weights_lose_less_than_a_seventh_of_a_decibel():
+def test_in_int8_the_dense_weights_lose_less_than_a_seventh_of_a_decibel(packaged):
     recipe = Recipe.load(WDSR / "x4_int8.toml")
     model = load_model(recipe)
-    photographs = {kind: getattr(data, kind)()[..., :3] for kind in ("astronaut", "coffee", "chelsea", "rocket")}
     quantised = compress(recipe, load_model(recipe), torch.rand(recipe.model.input))
-    before, after = (mean(evaluate(network, photographs, 4), "model") for network in (model, quantised))
+    before, after = (mean(evaluate(network, packaged, 4), "model") for network in (model, quantised))
     assert before - 1 / 7 < after < before
 
 
-def test_trained_sp2_weights_are_on_their_grids_and_lose_less_than_half_a_decibel():
+def test_trained_sp2_weights_are_on_their_grids_and_lose_less_than_half_a_decibel(packaged):
     recipe = Recipe.load(WDSR / "x4_sp2.toml")
     trained = load_model(recipe)
     for path, layer in prunable_layers(trained).items():
         weights, bits = ("fixed", 8) if path == "skip" else ("sp2", 4)
         assert torch.equal(quantise(layer.weight.detach(), weights, bits).weight(), layer.weight), path
-    photographs = {kind: getattr(data, kind)()[..., :3] for kind in ("astronaut", "coffee", "chelsea", "rocket")}
     quantised = compress(recipe, trained, torch.rand(recipe.model.input))
-    before, after = (mean(evaluate(network, photographs, 4), "model") for network in (network("x4")[0], quantised))
+    before, after = (mean(evaluate(network, packaged, 4), "model") for network in (network("x4")[0], quantised))
     assert before - 0.5 < after < before
 
 

@@ -51,7 +51,7 @@ def theirs() -> Callable[[Tensor, Tensor], Tensor]:
     with torch.no_grad():
         for layer, node in zip(layers, (nodes[1], nodes[3], nodes[6], nodes[8]), strict=True):
             layer.weight.copy_(node.weight)  # type: ignore[attr-defined]
-            layer.bias.copy_(node.bias)  # type: ignore[attr-defined,union-attr]
+            layer.bias.copy_(node.bias)  # type: ignore[attr-defined]
     model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), nn.Flatten(), layers[2], nn.ReLU(), layers[3])
     bounded = BoundedModule(model, torch.zeros(1, 1, 28, 28), device="cpu")
 

@@ -42,7 +42,7 @@ class Drawn:
 
     def add(self, kind: type[Node], *inputs: Node, shape: tuple[int, ...] = (), **fields: object) -> Node:
         inputs = inputs or (self.nodes[-1],)
-        node = kind(f"n{len(self.nodes)}", tuple(n.name for n in inputs), shape, **fields)  # type: ignore[arg-type]
+        node = kind(f"n{len(self.nodes)}", tuple(n.name for n in inputs), shape, **fields)
         self.nodes.append(shaped(node, inputs))
         return self.nodes[-1]
 

@@ -135,7 +135,7 @@ def test_the_optimised_bound_is_the_triangle_relaxation_with_splits() -> None:
     assert sum(gains) / len(gains) > 1e-3
 
 
-def cnn_a() -> tuple[Graph, Tensor, np.ndarray]:  # type: ignore[type-arg]
+def cnn_a() -> tuple[Graph, Tensor, np.ndarray]:
     """The published MNIST CNN-A-Adv and its 200 images `[200, 784]`."""
     folder = DATA / "sdp"
     if not (folder / "mnist_cnn_a_adv.model").is_file():

@@ -70,8 +70,9 @@ def read_labelled(data: Path, split: Split, channels: int, progress: Progress) -
     files = Files(data)
     if any("idx3" in name for name in files.names):
         return _read_idx(files, split, channels)
-    if any(re.fullmatch(pattern, name) for pattern in _CIFAR.values() for name in files.names):
-        return _read_cifar(files, split, channels)
+    batches = {part: [name for name in files.names if re.fullmatch(pattern, name)] for part, pattern in _CIFAR.items()}
+    if any(batches.values()):
+        return _read_cifar(files, batches[split], split, channels)
     trees = {part: _classes(files, part) for part in SPLITS}
     chosen = "train" if split == "train" else next((part for part in ("test", "val") if trees[part]), "test")
     classes = tuple(sorted(trees["train"] or trees[chosen]))
@@ -135,9 +136,8 @@ def _read_idx(files: Files, split: Split, channels: int) -> Labelled:
     return Labelled(tuple(map(str, range(classes))), labels[split], coloured, lambda index: coloured[index])
 
 
-def _read_cifar(files: Files, split: Split, channels: int) -> Labelled:
+def _read_cifar(files: Files, names: list[str], split: Split, channels: int) -> Labelled:
     """Records of a label and the red, green and blue plane of an image, 3073 bytes each."""
-    names = [name for name in files.names if re.fullmatch(_CIFAR[split], name)]
     if not names:
         wanted = "data_batch_1.bin to data_batch_5.bin" if split == "train" else "test_batch.bin"
         raise UserError(f"{files.data} has no {wanted}: unpack all of CIFAR-10's binary version there.")
